@@ -1,0 +1,39 @@
+"""Price every model call exactly, bill every workspace for every UTC+8 hour, on Spark tables of any size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from spark_billing.bills import bill_lines, hourly_bills
+from spark_billing.errors import PriceListError, SparkBillingError, UsageError
+from spark_billing.price_list import Price, PriceList
+from spark_billing.usage import check_usage, price_calls
+
+if TYPE_CHECKING:
+    from spark_billing.udfs import model_call_cost, model_call_tier, register
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Price",
+    "PriceList",
+    "PriceListError",
+    "SparkBillingError",
+    "UsageError",
+    "bill_lines",
+    "check_usage",
+    "hourly_bills",
+    "model_call_cost",
+    "model_call_tier",
+    "price_calls",
+    "register",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The UDFs are imported on first use: only they need pyarrow, which a cluster may not have."""
+    if name in ("model_call_cost", "model_call_tier", "register"):
+        from spark_billing import udfs
+
+        return getattr(udfs, name)
+    raise AttributeError(f"module 'spark_billing' has no attribute {name!r}")

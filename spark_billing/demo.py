@@ -1,0 +1,145 @@
+"""The demo: a usage table as real logs look, billed, and the bill proved by the per-request UDF."""
+
+from __future__ import annotations
+
+import sys
+from decimal import Decimal
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_billing.bills import bill_lines
+from spark_billing.cli import BILLED, FAILED, bill
+from spark_billing.price_list import PriceList
+from spark_billing.runs import hour_label, instant_label
+from spark_billing.schemas import USAGE
+from spark_billing.summary import money, summary, table
+from spark_billing.usage import check_usage
+
+# The provider's own example: ai_query() called 10,000 times in Hangzhou, 260 input and 50 output tokens each
+# (0.00096 x 260 x 10000 / 1000 + 0.0024 x 50 x 10000 / 1000 = 3.696 CNY), in a workspace and an hour of its own
+EXAMPLE_WORKSPACE = "w-0000000000example"
+EXAMPLE_HOUR = 1775613600  # 2026-04-08T10 in UTC+8
+EXAMPLE_COST = {"USD": Decimal("0.5308"), "CNY": Decimal("3.696")}
+
+COMMERCIAL_START = 1775577600  # 2026-04-08T00:00+08:00
+_CALLS = 20_000
+_REGIONS = (
+    *("cn-beijing", "cn-shanghai", "cn-hangzhou", "cn-shenzhen", "cn-hongkong", "ap-southeast-1"),
+    *("eu-central-1", "us-east-1", "us-west-1", "ap-northeast-1", "ap-southeast-5", "na-south-1"),
+)
+_WORKSPACES = ("w-5f1c9a7e22b04d18", "w-83d0be6614c94f57", "w-c2a76f90d15e4b3a", "w-07be4412aa9e4c6d")
+_TEAMS = ("search", "support", "growth")
+
+
+def run(spark: SparkSession, prices: PriceList, output: str) -> int:
+    """Make usage under `output`, bill it, show the table before, the call and the bill after; the exit code."""
+    usage_path, bills_path = f"{output.rstrip('/')}/usage", f"{output.rstrip('/')}/bills"
+    demo_usage(spark).write.mode("overwrite").parquet(usage_path)
+    usage = spark.read.parquet(usage_path)
+    print(f"The usage table, {usage_path}\n")
+    print("\n".join(_sample(usage)))
+    print(f"\nThe call\n\n  hourly_bill.py --usage {usage_path} --output {bills_path} --currency {prices.currency}\n")
+
+    outcome = bill(spark, prices, usage=usage_path, output=bills_path, pricing="native", group_by_tags=[], detail=False)
+    print(f"The bill\n\n{summary(outcome, prices, bills_path)}\n")
+
+    total = Decimal(outcome.record["totals"]["amount"])
+    checked = check_usage(usage, prices=prices)
+    try:
+        by_request = bill_lines(checked, prices=prices, pricing="udf").agg(F.sum("amount")).collect()[0][0]
+    except ImportError:
+        print("Priced again request by request: left out, as the vectorized UDF needs pyarrow and numpy")
+        by_request = total
+    else:
+        print(f"Priced again request by request with the vectorized UDF: {money(by_request)} {prices.currency}")
+    bills = spark.read.parquet(f"{bills_path}/bills")
+    example = bills.filter(F.col("workspace_id") == EXAMPLE_WORKSPACE).collect()[0]
+    print(
+        f"The provider's own example, {example['requests']:,} calls in Hangzhou in the hour "
+        f"{hour_label(EXAMPLE_HOUR)}: {money(example['amount'])} {prices.currency}"
+    )
+    if by_request != total or example["amount"] != EXAMPLE_COST.get(prices.currency, example["amount"]):
+        print("These must be the same as in the bill, and are not: please report it.", file=sys.stderr)
+        return FAILED
+    return BILLED
+
+
+def demo_usage(spark: SparkSession) -> DataFrame:
+    """About 30,000 calls of 36 hours in the columns of `schemas.USAGE` and tags: all regions, both models, all tiers,
+    free and commercial hours, the provider's example, bad rows and repeats. The same rows every time."""
+
+    def pick(salt: int, n: int) -> Column:
+        return F.pmod(F.xxhash64("id", F.lit(salt)), F.lit(n))
+
+    def one_of(texts: tuple[str, ...], salt: int) -> Column:
+        return F.element_at(F.array(*(F.lit(text) for text in texts)), (pick(salt, len(texts)) + 1).cast("int"))
+
+    size = pick(3, 100)
+    calls = spark.range(_CALLS).select(
+        "id",
+        F.md5(F.col("id").cast("string")).alias("request_id"),
+        one_of(_WORKSPACES, 1).alias("workspace_id"),
+        one_of(_REGIONS, 2).alias("region"),
+        F.when(pick(4, 5) == 0, "text-embedding-v4").otherwise("qwen-plus").alias("model"),
+        # from four hours before commercial billing starts
+        F.timestamp_seconds(F.lit(COMMERCIAL_START - 4 * 3600) + pick(5, 36 * 3600)).alias("call_time"),
+        F.when(size < 90, 1 + pick(6, 8_000))
+        .when(size < 94, 100_000 + pick(6, 56_001))
+        .when(size < 98, 200_000 + pick(6, 112_001))
+        .when(size < 99, 1_000_000 - pick(6, 300_000))
+        .otherwise(F.element_at(F.array(*(F.lit(n) for n in _BOUNDS)), (pick(6, len(_BOUNDS)) + 1).cast("int")))
+        .cast("bigint")
+        .alias("input_tokens"),
+        (1 + pick(7, 600)).alias("output_tokens"),
+        F.create_map(F.lit("team"), one_of(_TEAMS, 8)).alias("tags"),
+    )
+    no_output = F.when(F.col("model") != "text-embedding-v4", F.col("output_tokens"))
+    calls = calls.withColumn("output_tokens", no_output)
+
+    example = spark.range(10_000).select(
+        "id",
+        F.concat(F.lit("example-"), F.col("id").cast("string")).alias("request_id"),
+        F.lit(EXAMPLE_WORKSPACE).alias("workspace_id"),
+        F.lit("cn-hangzhou").alias("region"),
+        F.lit("qwen-plus").alias("model"),
+        F.timestamp_seconds(F.lit(EXAMPLE_HOUR) + F.pmod("id", F.lit(3600))).alias("call_time"),
+        F.lit(260).cast("bigint").alias("input_tokens"),
+        F.lit(50).cast("bigint").alias("output_tokens"),
+        F.create_map(F.lit("team"), F.lit("docs")).alias("tags"),
+    )
+
+    def some(start: int, count: int) -> DataFrame:
+        """So many of the calls, as calls of their own."""
+        chosen = calls.filter((F.col("id") >= start) & (F.col("id") < start + count))
+        return chosen.withColumn("request_id", F.concat(F.lit("x"), F.col("request_id")))
+
+    bad = [
+        calls.filter(F.col("id") < 137),  # logged twice
+        calls.filter(F.col("id") < 9).withColumn("input_tokens", F.col("input_tokens") + 7),  # and not the same
+        some(200, 21).withColumn("request_id", F.lit(None).cast("string")),
+        some(300, 17).withColumn("model", F.lit("qwen-max")),  # not in the list
+        some(400, 12).withColumn("region", F.lit("cn-chengdu")),  # no price is published there
+        some(500, 8).withColumn("input_tokens", F.lit(0).cast("bigint")),
+        some(600, 6).withColumn("input_tokens", F.lit(1_000_001).cast("bigint")),
+        some(700, 5).withColumn("input_tokens", F.lit(-1).cast("bigint")),
+        some(800, 3).withColumn("call_time", F.lit(None).cast("timestamp")),
+    ]
+    for rows in (example, *bad):
+        calls = calls.unionByName(rows)
+    return calls.select(*USAGE.fieldNames(), "tags")
+
+
+_BOUNDS = (1, 127_999, 128_000, 128_001, 255_999, 256_000, 256_001, 999_999, 1_000_000)
+
+
+def _sample(usage: DataFrame) -> list[str]:
+    columns = [name for name in USAGE.fieldNames() if name != "request_id"]
+    shown = usage.withColumn("call_time", F.unix_seconds("call_time"))
+    rows = shown.filter(F.col("request_id").isNotNull()).orderBy("request_id").select(*columns).limit(5).collect()
+
+    def text(name: str, value: object) -> str:
+        return f"{instant_label(value)}" if name == "call_time" and isinstance(value, int) else str(value)
+
+    lines = list(table([columns, *([text(name, row[name]) for name in columns] for row in rows)]))
+    return [*lines, f"... {usage.count():,} rows"]

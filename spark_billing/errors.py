@@ -1,0 +1,27 @@
+"""The errors a user of this package can meet; each message says what was found, what was needed and what to do."""
+
+from __future__ import annotations
+
+
+class SparkBillingError(Exception):
+    """Root of every error that this package raises on purpose."""
+
+
+class PriceListError(SparkBillingError, ValueError):
+    """A price list was refused: the message names the line and the reason."""
+
+
+class UsageError(SparkBillingError, ValueError):
+    """A usage table, its columns or the way to read it does not fit the contract."""
+
+
+class OutputError(SparkBillingError, ValueError):
+    """The output folder holds something that this run must not touch."""
+
+
+class TotalsError(SparkBillingError, RuntimeError):
+    """The control totals of a run do not balance; nothing of the run was published."""
+
+
+class LostRaceError(SparkBillingError, RuntimeError):
+    """Another run committed to the same output first; nothing of this run was published."""

@@ -1,0 +1,159 @@
+"""Read a usage table of any shape and map its columns to the contract, without ever guessing a time zone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Optional
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import NullType, StringType, StructType, TimestampNTZType
+
+from spark_billing.calls import INSTANT_TEXT, ZONELESS_TEXT, quoted, require_columns, usage_field
+from spark_billing.errors import UsageError
+from spark_billing.schemas import USAGE
+
+FORMATS = ("parquet", "orc", "json", "csv", "table")
+MAPPABLE = (*USAGE.fieldNames(), "tags")
+ROW = "row_as_it_came"  # the mapped table's column with the source's row
+
+_ENDINGS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
+_COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
+
+# What a run can meet in the rows of a usage table or in the user's own expressions (Spark's error conditions)
+_USERS_ERRORS = re.compile(
+    r"\[((?:CAST_|DIVIDE_BY_ZERO|ARITHMETIC_OVERFLOW|INTERVAL_|INVALID_|CANNOT_PARSE|NUMERIC_VALUE|FAILED_READ_FILE|"
+    r"MALFORMED_|UNRESOLVED_|DATATYPE_MISMATCH|PARSE_SYNTAX|PATH_NOT_FOUND|TABLE_OR_VIEW_NOT_FOUND|UNABLE_TO_INFER|"
+    r"MAP_KEY_|NULL_MAP_KEY|DATETIME_|UNSUPPORTED_|AMBIGUOUS_|COLUMN_ALREADY_EXISTS|WRONG_NUM_ARGS)[A-Z_0-9.]*)\]\s*([^\n]*)"
+)
+
+
+def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -> DataFrame:
+    """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is.
+
+    CSV has a header and is read as text; files whose headers differ are refused. `UsageError` if it cannot be read.
+    """
+    if file_format is None:
+        parts = location.rstrip("/").rsplit("/", 1)[-1].lower().split(".")
+        file_format = next((_ENDINGS[part] for part in reversed(parts[1:]) if part in _ENDINGS), "parquet")
+    reader = spark.read
+    try:
+        if file_format == "table":
+            usage = spark.table(location)
+        elif file_format == "csv":
+            usage = reader.csv(location, header=True, escape='"', enforceSchema=False)
+        else:
+            usage = reader.format(file_format).load(location)
+        fields = usage.schema.fields
+    except (PySparkException, Py4JJavaError) as error:
+        raise UsageError(
+            f"cannot read the usage {location!r} as {file_format}: {spark_reason(error)}. "
+            "Give an existing path or table, and its --usage-format."
+        ) from None
+    if not fields:
+        raise UsageError(f"the usage {location!r} has no column when read as {file_format}; is it empty?")
+    return usage
+
+
+def map_columns(
+    source: DataFrame,
+    columns: Mapping[str, str],
+    *,
+    call_time_zone: Optional[str] = None,
+    duplicates: bool = True,
+) -> DataFrame:
+    """The usage columns of a source table: its own, or Spark SQL expressions over it; its row in `row_as_it_came`.
+
+    `call_time_zone` says that the session's zone is that of the log: it is what gives instants to times without an
+    offset. Without it only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
+    """
+    for name, expression in columns.items():
+        _check_expression(source, name, expression)
+    needed = [name for name in USAGE.fieldNames() if duplicates or name != "request_id"]
+    require_columns(source, [name for name in needed if name not in columns])
+
+    mapped = [F.struct("*").alias(ROW)]
+    for name in [*needed, "tags"]:
+        field = usage_field(source, name)
+        if name in columns:
+            mapped.append(F.expr(columns[name]).alias(name))
+        elif field is not None:
+            mapped.append(F.col(quoted(field.name)).alias(name))
+    usage = source.select(*mapped)
+    plain = "call_time" not in columns or is_column(source, columns["call_time"])
+    dtype = usage.schema["call_time"].dataType
+    if call_time_zone is None:
+        if not plain:
+            raise UsageError(
+                f"call_time is mapped to {columns['call_time']!r}, and what instant that gives depends on a time zone; "
+                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+            )
+        if isinstance(dtype, TimestampNTZType):
+            raise UsageError(
+                "call_time is timestamp_ntz, a time without a zone; "
+                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+            )
+    elif isinstance(dtype, TimestampNTZType):
+        usage = usage.withColumn("call_time", F.col("call_time").cast("timestamp"))
+    elif isinstance(dtype, StringType):
+        readable = F.col("call_time").rlike(INSTANT_TEXT) | F.col("call_time").rlike(ZONELESS_TEXT)
+        usage = usage.withColumn("call_time", F.when(readable, F.try_to_timestamp("call_time")))
+    return usage
+
+
+def zoneless_time(usage: DataFrame) -> Optional[str]:
+    """A call time of the mapped usage that is text without an offset, or None. Scans until it has found one."""
+    if not isinstance(usage.schema["call_time"].dataType, StringType):
+        return None
+    row = usage.filter(F.col("call_time").rlike(ZONELESS_TEXT)).select("call_time").first()
+    return None if row is None else str(row["call_time"])
+
+
+def as_it_came(row: Column, taken: Collection[str], source: StructType) -> list[Column]:
+    """The source's columns from the struct `row`; one whose name is `taken` by an added column is `source_NAME`."""
+    columns = []
+    for field in source.fields:
+        column = row.getField(field.name)
+        if isinstance(field.dataType, NullType):
+            column = column.cast("string")  # Parquet has no type for a column of nothing
+        columns.append(column.alias(f"source_{field.name}" if field.name.lower() in taken else field.name))
+    return columns
+
+
+def is_column(source: DataFrame, expression: str) -> bool:
+    """Whether an expression is nothing but a column of the source, or a field nested in one."""
+    if not _COLUMN.fullmatch(expression.strip()):
+        return False
+    first = re.match(r"`(?:[^`]|``)+`|\w+", expression.strip())
+    name = first[0].strip("`").replace("``", "`") if first else ""
+    return name.lower() in (field.name.lower() for field in source.schema.fields)
+
+
+def users_error(error: Exception) -> Optional[str]:
+    """What Spark says of a usage table or a user's expression, in a line; None if the failure is of another kind."""
+    causes = _USERS_ERRORS.findall(str(error))
+    if not causes:
+        return None
+    condition, text = causes[-1]  # the innermost cause
+    return f"{condition}: {text.strip()}"
+
+
+def spark_reason(error: Exception) -> str:
+    """A Spark error in one line."""
+    return users_error(error) or next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+
+
+def _check_expression(source: DataFrame, name: str, expression: str) -> None:
+    if name not in MAPPABLE:
+        raise UsageError(f"--column {name}={expression}: no such usage column; they are {', '.join(MAPPABLE)}")
+    try:
+        # what may stand in a WHERE is one value per row: no explode, which would bill a call twice, no aggregate
+        _ = source.where(F.expr(expression).isNull()).schema
+    except PySparkException as error:
+        hint = ""
+        if "UNRESOLVED" in str(error):
+            hint = f" If it is meant as text, quote it: --column \"{name}='{expression}'\"."
+        raise UsageError(f"--column {name}={expression}: {spark_reason(error)}.{hint}") from None

@@ -1,0 +1,95 @@
+"""The few file operations a job needs beside Spark's own reading and writing, on any storage that Spark can write.
+
+They go through the Hadoop FileSystem of the running Spark (local disk, HDFS, OSS), which is what writes the tables too.
+Only the jobs use this module; the library's functions never touch files.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Optional
+from urllib.parse import unquote, urlparse
+from uuid import uuid4
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from spark_billing.errors import OutputError
+
+
+class Storage:
+    """A folder, its paths given relative to it."""
+
+    def __init__(self, spark: SparkSession, root: str) -> None:
+        self.root = root.rstrip("/") or "/"
+        session: Any = spark
+        self._jvm = session._jvm
+        try:
+            path = self._jvm.org.apache.hadoop.fs.Path(self.root)
+            self._files = path.getFileSystem(session._jsc.hadoopConfiguration())
+            self._uri = self._files.makeQualified(path).toUri().toString()
+        except Py4JJavaError as error:
+            reason = str(error.java_exception).splitlines()[0]
+            raise OutputError(f"cannot use {root!r} as a folder: {reason}. Give a path this Spark can write.") from None
+
+    def path(self, relative: str) -> str:
+        return f"{self.root}/{relative}"
+
+    def _path(self, relative: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(self.path(relative))
+
+    def exists(self, relative: str) -> bool:
+        return bool(self._files.exists(self._path(relative)))
+
+    def names(self, relative: str) -> list[str]:
+        """What stands in a folder, sorted; nothing if there is no such folder."""
+        if not self.exists(relative):
+            return []
+        return sorted(status.getPath().getName() for status in self._files.listStatus(self._path(relative)))
+
+    def delete(self, relative: str) -> None:
+        self._files.delete(self._path(relative), True)
+
+    def move(self, source: str, target: str) -> None:
+        """A rename; what stands at the target must be gone."""
+        self._files.mkdirs(self._path(target).getParent())
+        if not self._files.rename(self._path(source), self._path(target)):
+            raise OSError(f"cannot move {self.path(source)} to {self.path(target)}")
+
+    def read(self, relative: str) -> str:
+        stream = self._files.open(self._path(relative))
+        try:
+            return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+        finally:
+            stream.close()
+
+    def create(self, relative: str, text: str) -> bool:
+        """Write a file that must not exist yet, whole or not at all; False if another writer was first."""
+        local = self._local(relative)
+        if local is not None:  # Hadoop's local file system looks before it creates; a hard link is one atomic step
+            os.makedirs(os.path.dirname(local), exist_ok=True)
+            draft = f"{os.path.dirname(local)}/.{uuid4().hex}"
+            with open(draft, "x", encoding="utf-8") as file:
+                file.write(text)
+            try:
+                os.link(draft, local)
+            except FileExistsError:
+                return False
+            finally:
+                os.remove(draft)
+            return True
+        try:
+            stream = self._files.create(self._path(relative), False)
+        except Py4JJavaError as error:
+            if "AlreadyExists" in str(error.java_exception.getClass().getName()):
+                return False
+            raise
+        try:
+            stream.write(bytearray(text.encode("utf-8")))
+        finally:
+            stream.close()
+        return True
+
+    def _local(self, relative: str) -> Optional[str]:
+        uri = urlparse(self._uri)
+        return f"{unquote(uri.path)}/{relative}" if uri.scheme == "file" else None

@@ -1,0 +1,232 @@
+"""The vectorized UDFs around the kernel, and their registration for SQL.
+
+Importing this module needs pyarrow and numpy (and pandas before Spark 4.1), on the driver and on the executors; it
+needs no session. `arrow_udf` is used where the engine has it (Spark 4.1): it hands over instants and 64-bit integers as they
+are. Before that a `pandas_udf` turns a token column with nulls into floats and an instant into wall-clock time of the
+session's zone; both are turned back here exactly, or the call stays unpriced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Optional
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql.types import DataType, LongType, StringType
+
+from spark_billing.kernel import UNPRICED, BoolArray, IntArray, PriceTable
+from spark_billing.price_list import FIRST_INSTANT_US, LAST_INSTANT_US, PriceList, epoch_us
+from spark_billing.schemas import COST
+
+try:
+    from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]
+except ImportError:  # before Spark 4.1
+    arrow_udf = None
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, SparkSession
+
+# a UDF as its user sees it: columns (or their names) in, a column out
+CallUdf = Callable[..., "Column"]
+
+INVALID = -1  # a token count that is no whole number, or a negative one: it has no price
+
+_WHOLE_TEXT = re.compile(r" *([+-]?[0-9]{1,38})(\.0*)? *")
+_TIME_TEXT = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(?:(:[0-9]{2})(?:\.([0-9]{1,9}))?)?"
+    r"(Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
+)
+
+
+def model_call_cost(prices: PriceList) -> CallUdf:
+    """A vectorized UDF: the exact cost of each call, in the price list's currency, as decimal(18,12).
+
+    Its arguments are the columns `(model, region, input_tokens, output_tokens, call_time)`: tokens of the single
+    request as whole numbers of any numeric type or as text, `call_time` as a timestamp or as ISO 8601 text with an offset. The
+    result is tokens x price per 1,000 tokens / 1,000, unrounded, at the tier of the call's input tokens; null exactly
+    where the call cannot be priced (`check_usage` names the reason). It never raises on a row.
+
+    Examples
+    --------
+    >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
+    >>> cost = model_call_cost(prices)
+    >>> usage.select(cost("model", "region", "input_tokens", "output_tokens", "call_time"))  # doctest: +SKIP
+    """
+    table = PriceTable.of(prices)
+
+    def price(*columns: pa.Array) -> pa.Array:
+        row, input_tokens, output_tokens = _locate(table, *columns)
+        return _decimals(table.cost_pico(row, input_tokens, output_tokens), row != UNPRICED)
+
+    return _call_udf("model_call_cost", price, COST)
+
+
+def model_call_tier(prices: PriceList) -> CallUdf:
+    """A vectorized UDF: the tier that each call is charged at, such as `0-128K`; null exactly where the cost is.
+
+    Same arguments as `model_call_cost`.
+    """
+    table = PriceTable.of(prices)
+    tiers = pa.array([p.tier for p in prices.prices] + [None], type=pa.string())  # UNPRICED takes the last
+
+    def tier(*columns: pa.Array) -> pa.Array:
+        row, _, _ = _locate(table, *columns)
+        return tiers.take(pa.array(np.where(row == UNPRICED, len(prices.prices), row)))
+
+    return _call_udf("model_call_tier", tier, StringType())
+
+
+def price_row_number(prices: PriceList) -> CallUdf:
+    """A vectorized UDF: the number of the row in `prices.prices` that prices each call, or null."""
+    table = PriceTable.of(prices)
+
+    def number(*columns: pa.Array) -> pa.Array:
+        row, _, _ = _locate(table, *columns)
+        return pa.array(row, mask=row == UNPRICED)
+
+    return _call_udf("price_row_number", number, LongType())
+
+
+def register(spark: SparkSession, prices: PriceList) -> None:
+    """Make `model_call_cost` and `model_call_tier` of one price list callable in this session's SQL.
+
+    Registering again, with another list, replaces them.
+
+    Examples
+    --------
+    >>> register(spark, PriceList.bundled("emr-serverless-spark", currency="USD"))  # doctest: +SKIP
+    >>> spark.sql(
+    ...     "SELECT model_call_cost(model, region, input_tokens, output_tokens, call_time) FROM calls"
+    ... )  # doctest: +SKIP
+    """
+    zone = spark.conf.get("spark.sql.session.timeZone")
+    for name, factory in (("model_call_cost", model_call_cost), ("model_call_tier", model_call_tier)):
+        made: Any = factory(prices)
+        spark.udf.register(name, made.with_zone(zone) if hasattr(made, "with_zone") else made)
+
+
+# --- a batch of calls: Arrow arrays to the kernel's numpy arrays and back ------------------------------------------
+
+
+def _locate(
+    table: PriceTable,
+    model: pa.Array,
+    region: pa.Array,
+    input_tokens: pa.Array,
+    output_tokens: pa.Array,
+    call_time: pa.Array,
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Price row, input tokens and output tokens of each call of a batch."""
+    input_counts, _ = _whole_numbers(input_tokens)
+    output_counts, output_missing = _whole_numbers(output_tokens)
+    time_us, time_known = _instants(call_time)
+    row = table.locate(
+        _numbers_of(model, table.models),
+        _numbers_of(region, table.regions),
+        input_counts,
+        output_counts,
+        output_missing,
+        time_us,
+    )
+    return np.where(time_known, row, UNPRICED), input_counts, output_counts
+
+
+def _numbers_of(names: pa.Array, known: dict[str, int]) -> IntArray:
+    """The number of each name, -1 if it is not known. Looks up each distinct name of the batch once."""
+    if not (pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
+        return np.full(len(names), -1, dtype=np.int64)
+    encoded = names.dictionary_encode()
+    numbers = np.array([known.get(name, -1) for name in encoded.dictionary.to_pylist()] + [-1], dtype=np.int64)
+    found: IntArray = numbers[_filled(encoded.indices.cast(pa.int64()), -1)]
+    return found
+
+
+def _whole_numbers(values: pa.Array) -> tuple[IntArray, BoolArray]:
+    """Token counts as int64, INVALID for what is no whole number and 0 for null; and where they are null."""
+    missing = values.is_null().to_numpy(zero_copy_only=False)
+    if pa.types.is_integer(values.type):
+        return _filled(values.cast(pa.int64()), 0), missing
+    if pa.types.is_floating(values.type):
+        numbers = _filled(values.cast(pa.float64()), 0.0)
+        whole = np.isfinite(numbers) & (np.trunc(numbers) == numbers) & (np.abs(numbers) < 2.0**63)
+        return np.where(whole, np.where(whole, numbers, 0).astype(np.int64), INVALID), missing
+    read = _whole_decimal if pa.types.is_decimal(values.type) else _whole_text
+    return np.array([0 if v is None else read(v) for v in values.to_pylist()], dtype=np.int64), missing
+
+
+def _whole_decimal(value: Decimal) -> int:
+    return int(value) if value == value.to_integral_value() and abs(value) < 2**63 else INVALID
+
+
+def _whole_text(value: object) -> int:
+    match = _WHOLE_TEXT.fullmatch(value) if isinstance(value, str) else None
+    number = int(match[1]) if match else INVALID
+    return number if abs(number) < 2**63 else INVALID
+
+
+def _instants(values: pa.Array) -> tuple[IntArray, BoolArray]:
+    """Instants as microseconds since 1970-01-01T00:00Z, and where there is one."""
+    if pa.types.is_timestamp(values.type) and values.type.tz is not None:
+        micros = _filled(values.cast(pa.timestamp("us", tz=values.type.tz)).cast(pa.int64()), 0)
+        known = values.is_valid().to_numpy(zero_copy_only=False)
+    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        read = [None if v is None else _instant_of_text(v) for v in values.to_pylist()]
+        micros = np.array([v or 0 for v in read], dtype=np.int64)
+        known = np.array([v is not None for v in read], dtype=np.bool_)
+    else:  # wall-clock time without a zone, or no time at all: never guessed
+        return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.bool_)
+    return micros, known & (micros >= FIRST_INSTANT_US) & (micros <= LAST_INSTANT_US)
+
+
+def _instant_of_text(text: str) -> Optional[int]:
+    match = _TIME_TEXT.fullmatch(text)
+    if match is None:
+        return None
+    day, minute, second, fraction, offset = match.groups()
+    try:
+        local = epoch_us(datetime.fromisoformat(f"{day}T{minute}{second or ':00'}+00:00"))
+    except ValueError:
+        return None
+    digits = "0000" if offset == "Z" else offset[1:].replace(":", "").ljust(4, "0")
+    ahead = int(digits[:2]) * 60 + int(digits[2:])
+    if int(digits[2:]) > 59 or ahead > 18 * 60:
+        return None
+    micros = int((fraction or "")[:6].ljust(6, "0"))
+    return local + micros - (-1 if offset[0] == "-" else 1) * ahead * 60_000_000
+
+
+def _filled(values: pa.Array, fill: float) -> Any:
+    return values.fill_null(fill).to_numpy(zero_copy_only=False)
+
+
+def _decimals(pico: IntArray, priced: BoolArray) -> pa.Array:
+    """decimal(18,12) from whole 10^-12, straight into Arrow's buffers: Decimal objects take several times as long."""
+    words = np.zeros(2 * len(pico), dtype=np.int64)
+    words[::2] = pico  # the low word; costs are never negative, so the high word is 0
+    valid = np.packbits(priced, bitorder="little")
+    return pa.Array.from_buffers(
+        pa.decimal128(COST.precision, COST.scale), len(pico), [pa.py_buffer(valid), pa.py_buffer(words)]
+    )
+
+
+# --- the engine's UDF around a function of Arrow arrays ------------------------------------------------------------
+
+
+def _call_udf(name: str, function: Callable[..., pa.Array], return_type: DataType) -> CallUdf:
+    if arrow_udf is None:
+        from spark_billing.pandas_udfs import PandasCallUdf
+
+        return PandasCallUdf(name, function, return_type)
+
+    def call(
+        model: pa.Array, region: pa.Array, input_tokens: pa.Array, output_tokens: pa.Array, call_time: pa.Array
+    ) -> pa.Array:
+        return function(model, region, input_tokens, output_tokens, call_time)
+
+    call.__name__ = call.__qualname__ = name  # the column's name in a SELECT
+    made: CallUdf = arrow_udf(call, return_type)
+    return made
