@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ def hourly_bill(argv: Optional[Sequence[str]] = None) -> int:
     """The job that turns a usage table into bills; returns its exit code."""
     parser = _hourly_bill_parser()
     arguments = parser.parse_args(argv)
+    logging.getLogger("DataFrameQueryContextLogger").disabled = True  # PySpark's stack trace before our one line
     _check_arguments(parser, arguments)
     try:
         return _run(arguments)

@@ -15,6 +15,7 @@ from pyspark.sql.types import NullType, StringType, StructType, TimestampNTZType
 from spark_billing.calls import INSTANT_TEXT, ZONELESS_TEXT, quoted, require_columns, usage_field
 from spark_billing.errors import UsageError
 from spark_billing.schemas import USAGE
+from spark_billing.storage import orc_zone_conflict
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 MAPPABLE = (*USAGE.fieldNames(), "tags")
@@ -48,6 +49,14 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -
         else:
             usage = reader.format(file_format).load(location)
         fields = usage.schema.fields
+        if "timestamp" in usage.schema.simpleString() and _is_orc(spark, location, file_format):
+            zones = orc_zone_conflict(spark, usage.inputFiles())
+            if zones is not None:
+                raise UsageError(
+                    f"the ORC files of {location!r} were written in {zones[0]}, and this Spark runs in {zones[1]}: ORC "
+                    "keeps times without a zone, so all would be shifted. Start Spark with -Duser.timezone="
+                    f"{zones[0]} in spark.driver.extraJavaOptions and spark.executor.extraJavaOptions, or give Parquet."
+                )
     except (PySparkException, Py4JJavaError) as error:
         raise UsageError(
             f"cannot read the usage {location!r} as {file_format}: {spark_reason(error)}. "
@@ -56,6 +65,15 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -
     if not fields:
         raise UsageError(f"the usage {location!r} has no column when read as {file_format}; is it empty?")
     return usage
+
+
+def _is_orc(spark: SparkSession, location: str, file_format: str) -> bool:
+    if file_format != "table":
+        return file_format == "orc"
+    described = spark.sql(f"DESCRIBE TABLE EXTENDED {location}").collect()
+    return any(
+        row["col_name"] in ("Provider", "Serde Library") and "orc" in row["data_type"].lower() for row in described
+    )
 
 
 def map_columns(

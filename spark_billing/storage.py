@@ -17,6 +17,27 @@ from pyspark.sql import SparkSession
 from spark_billing.errors import OutputError
 
 
+def orc_zone_conflict(spark: SparkSession, files: list[str]) -> Optional[tuple[str, str]]:
+    """The zone that an ORC file was written in and this JVM's, if they differ; None if all files agree with the JVM.
+
+    ORC keeps wall-clock time and Spark reads it in the zone of the JVM, so a file of another zone gives other instants.
+    """
+    session: Any = spark
+    orc = session._jvm.org.apache.orc.OrcFile
+    zones = session._jvm.java.util.TimeZone
+    options = orc.readerOptions(session._jsc.hadoopConfiguration())
+    for file in files:
+        reader = orc.createReader(session._jvm.org.apache.hadoop.fs.Path(session._jvm.java.net.URI(file)), options)
+        if not reader.getStripes():
+            continue
+        rows = reader.rows()
+        zone = rows.readStripeFooter(reader.getStripes()[0]).getWriterTimezone()
+        rows.close()
+        if not zone or not zones.getTimeZone(zone).hasSameRules(zones.getDefault()):
+            return zone or "an unknown zone", str(zones.getDefault().getID())
+    return None
+
+
 class Storage:
     """A folder, its paths given relative to it."""
 

@@ -24,7 +24,7 @@ def summary(outcome: Outcome, prices: PriceList, output: str) -> str:
     if period:
         when = f"{period['from']} to {period['to']}, UTC+8"
     elif hours["with_usage"]:
-        when = f"{hours['with_usage']:,} hours from {hours['first']} to {hours['last']}, UTC+8"
+        when = f"{hours['with_usage']:,} hours with usage, the first {hours['first']}, the last {hours['last']}, UTC+8"
     else:
         when = "no hour with usage"
     rows = [

@@ -1,9 +1,9 @@
 """The vectorized UDFs around the kernel, and their registration for SQL.
 
 Importing this module needs pyarrow and numpy (and pandas before Spark 4.1), on the driver and on the executors; it
-needs no session. `arrow_udf` is used where the engine has it (Spark 4.1): it hands over instants and 64-bit integers as they
-are. Before that a `pandas_udf` turns a token column with nulls into floats and an instant into wall-clock time of the
-session's zone; both are turned back here exactly, or the call stays unpriced.
+needs no session. `arrow_udf` is used where the engine has it (Spark 4.1): it hands over instants and 64-bit integers
+as they are. Before that a `pandas_udf` turns a token column with nulls into floats and an instant into wall-clock time
+of the session's zone; both are turned back exactly, or the call stays unpriced.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def model_call_cost(prices: PriceList) -> CallUdf:
     """A vectorized UDF: the exact cost of each call, in the price list's currency, as decimal(18,12).
 
     Its arguments are the columns `(model, region, input_tokens, output_tokens, call_time)`: tokens of the single
-    request as whole numbers of any numeric type or as text, `call_time` as a timestamp or as ISO 8601 text with an offset. The
-    result is tokens x price per 1,000 tokens / 1,000, unrounded, at the tier of the call's input tokens; null exactly
-    where the call cannot be priced (`check_usage` names the reason). It never raises on a row.
+    request as whole numbers of any numeric type or as text, `call_time` as a timestamp or as ISO 8601 text with an
+    offset. The result is tokens x price per 1,000 tokens / 1,000, unrounded, at the tier of the call's input tokens;
+    null exactly where the call cannot be priced (`check_usage` names the reason). It never raises on a row.
 
     Examples
     --------

@@ -1,0 +1,81 @@
+"""One Spark session for all tests, and the settings that must make no difference."""
+
+import os
+import time
+from contextlib import contextmanager
+
+import pytest
+from pyspark.sql import DataFrame
+
+from spark_billing import PriceList
+from spark_billing.schemas import TAGS, USAGE
+from spark_billing.session import local_session
+
+os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
+time.tzset()
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("spark")
+    session = local_session(
+        "spark-billing tests",
+        {
+            "spark.master": "local[2]",
+            "spark.sql.shuffle.partitions": "4",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.sql.warehouse.dir": str(folder / "warehouse"),
+            "spark.ui.showConsoleProgress": "false",
+        },
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture(scope="session")
+def usd():
+    return PriceList.bundled("emr-serverless-spark", currency="USD")
+
+
+@pytest.fixture(scope="session")
+def cny():
+    return PriceList.bundled("emr-serverless-spark", currency="CNY")
+
+
+@contextmanager
+def setting(spark, name, value):
+    before = spark.conf.get(name)
+    spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        spark.conf.set(name, before)
+
+
+@pytest.fixture(params=["true", "false"], ids=["ansi", "no-ansi"])
+def ansi(request, spark):
+    with setting(spark, "spark.sql.ansi.enabled", request.param):
+        yield request.param
+
+
+@pytest.fixture(params=["UTC", "Asia/Kolkata", "America/New_York"])
+def session_zone(request, spark):
+    with setting(spark, "spark.sql.session.timeZone", request.param):
+        yield request.param
+
+
+CALL = {
+    "request_id": "r-1",
+    "workspace_id": "w-1",
+    "region": "cn-hangzhou",
+    "model": "qwen-plus",
+    "call_time": None,
+    "input_tokens": 260,
+    "output_tokens": 50,
+}
+
+
+def usage_frame(spark, calls, tags=False) -> DataFrame:
+    """Calls, given as dicts, as a usage table of the contract's types."""
+    schema = USAGE if not tags else USAGE.fromJson(USAGE.jsonValue()).add("tags", TAGS)
+    return spark.createDataFrame([tuple(call.get(f.name) for f in schema.fields) for call in calls], schema)
