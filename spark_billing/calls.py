@@ -26,9 +26,11 @@ from spark_billing.schemas import TAGS, USAGE
 PRICED_BY = ("region", "model", "call_time", "input_tokens", "output_tokens")  # what the price of a call depends on
 
 _WHOLE_TEXT = r"\A *([+-]?[0-9]{1,38})(\.0*)? *\z"
-_WALL_CLOCK_TEXT = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?"
-INSTANT_TEXT = _WALL_CLOCK_TEXT + r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)\z"
-ZONELESS_TEXT = _WALL_CLOCK_TEXT + r"\z"
+# Spark reads an offset only after seconds
+INSTANT_TEXT = (
+    r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}(:?[0-9]{2})?)\z"
+)
+ZONELESS_TEXT = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?\z"
 
 _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 
@@ -36,8 +38,8 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 def typed_calls(usage: DataFrame, columns: Collection[str]) -> DataFrame:
     """The usage `columns` as `schemas.USAGE` types them, beside `source`: the row as it came.
 
-    A value that is not exactly of its type (a token count of 1.5, a time without a zone) is null. `output_missing` tells
-    a null output count from an unreadable one. `tags` follows if the usage has it as map<string,string>.
+    A value that is not exactly of its type (a token count of 1.5, a time without a zone) is null;
+    `output_missing` tells a null output count from an unreadable one. `tags` follows if the usage has it as map<string,string>.
     """
     fields = {name: usage_field(usage, name) for name in columns}
     require_columns(usage, columns)

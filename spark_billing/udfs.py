@@ -37,8 +37,7 @@ INVALID = -1  # a token count that is no whole number, or a negative one: it has
 
 _WHOLE_TEXT = re.compile(r" *([+-]?[0-9]{1,38})(\.0*)? *")
 _TIME_TEXT = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(?:(:[0-9]{2})(?:\.([0-9]{1,9}))?)?"
-    r"(Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
 )
 
 
@@ -186,9 +185,9 @@ def _instant_of_text(text: str) -> Optional[int]:
     match = _TIME_TEXT.fullmatch(text)
     if match is None:
         return None
-    day, minute, second, fraction, offset = match.groups()
+    day, time, fraction, offset = match.groups()
     try:
-        local = epoch_us(datetime.fromisoformat(f"{day}T{minute}{second or ':00'}+00:00"))
+        local = epoch_us(datetime.fromisoformat(f"{day}T{time}+00:00"))
     except ValueError:
         return None
     digits = "0000" if offset == "Z" else offset[1:].replace(":", "").ljust(4, "0")

@@ -81,15 +81,13 @@ def reason(call, currency="USD", k=1000):
 def price(call, currency="USD", k=1000):
     """(tier, input cost, output cost) of a call that has no reason; output cost None where output is not billed."""
     (tiers,) = (t for m, regions, t in PUBLISHED[currency] if m == call["model"] and call["region"] in regions)
-    below = "0"
-    for top, input_price, output_price in tiers:
-        if whole(call["input_tokens"]) <= tokens(top, k):
-            break
-        below = top
+    tops = ["0", *(top for top, _, _ in tiers)]
+    at = next(i for i, tier in enumerate(tiers) if whole(call["input_tokens"]) <= tokens(tier[0], k))
+    top, input_price, output_price = tiers[at]
     trial = 0 if call["call_time"] < COMMERCIAL_START else 1
     input_cost = whole(call["input_tokens"]) * Decimal(input_price) * trial / 1000
     output_cost = None if output_price is None else whole(call["output_tokens"]) * Decimal(output_price) * trial / 1000
-    return f"{below}-{top}", input_cost, output_cost
+    return f"{tops[at]}-{top}", input_cost, output_cost
 
 
 def cost(call, currency="USD", k=1000):

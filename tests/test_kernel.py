@@ -107,7 +107,7 @@ def test_the_whole_request_is_charged_at_its_tier():
         call = {"model": "qwen-plus", "region": region, "input_tokens": n, "output_tokens": out}
         return priced(TABLES["USD", 1000], [{**call, "call_time": oracle.COMMERCIAL_START}])[0]
 
-    # the four worked examples, by hand: the sibling page's, Singapore, Hangzhou (graduated it would be 0.107732), one call
+    # worked examples, by hand: the sibling page's, Singapore, Hangzhou (graduated it would be 0.107732), one call
     assert cost("us-east-1", 750, 20) == Decimal("0.0003888")  # 0.000360 + 0.0000288
     assert cost("ap-southeast-1", 300_000, 1_000) == Decimal("0.43632")  # 0.43200 + 0.00432
     assert cost("cn-hangzhou", 300_000, 2_000) == Decimal("0.264614")  # 0.2481 + 0.016514

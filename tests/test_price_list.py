@@ -159,7 +159,7 @@ def test_what_is_accepted(tmp_path):
         tmp_path,
         "org/m,r,0,128K,0.100000000000,0,USD,,2026-04-08T00:00:00.5+08:00,,",
         "",
-        "org/m,r,128K,2147483647,2,,USD,,,,",
+        "org/m,r,128K,2147483647,0.2,,USD,,,,",
     )
     low, high = prices.prices
     assert low.input_price_per_1k == Decimal("0.1")
