@@ -38,8 +38,8 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 def typed_calls(usage: DataFrame, columns: Collection[str]) -> DataFrame:
     """The usage `columns` as `schemas.USAGE` types them, beside `source`: the row as it came.
 
-    A value that is not exactly of its type (a token count of 1.5, a time without a zone) is null;
-    `output_missing` tells a null output count from an unreadable one. `tags` follows if the usage has it as map<string,string>.
+    A value that is not exactly of its type (a token count of 1.5, a time without a zone) is null; `output_missing`
+    tells a null output count from an unreadable one. `tags` follows if the usage has it as map<string,string>.
     """
     fields = {name: usage_field(usage, name) for name in columns}
     require_columns(usage, columns)

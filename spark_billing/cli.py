@@ -59,7 +59,8 @@ def hourly_bill(argv: Optional[Sequence[str]] = None) -> int:
     """The job that turns a usage table into bills; returns its exit code."""
     parser = _hourly_bill_parser()
     arguments = parser.parse_args(argv)
-    logging.getLogger("DataFrameQueryContextLogger").disabled = True  # PySpark's stack trace before our one line
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):  # PySpark's stack trace before our one line
+        logging.getLogger(name).disabled = True
     _check_arguments(parser, arguments)
     try:
         return _run(arguments)

@@ -137,7 +137,7 @@ def bill_hours(spark: SparkSession, job: Job) -> Outcome:
                 "published. Run it again."
             )
     except BaseException:
-        storage.delete(run.staging)
+        _clear(storage, run.staging)
         raise
     _publish(storage, record)
     return outcome
@@ -433,7 +433,11 @@ def _publish(storage: Storage, record: Mapping[str, Any]) -> None:
         storage.move(f"{record['staging']}/{part}", part)
     for part in record["remove"]:
         storage.delete(part)
-        folder = part.rpartition("/")[0]
-        if "=" in folder and not storage.names(folder):
-            storage.delete(folder)
-    storage.delete(record["staging"])
+        for folder in (part.rpartition("/")[0], part.split("/")[0]):
+            storage.delete_if_empty(folder)
+    _clear(storage, record["staging"])
+
+
+def _clear(storage: Storage, staging: str) -> None:
+    storage.delete(staging)
+    storage.delete_if_empty(staging.rpartition("/")[0])

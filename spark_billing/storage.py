@@ -7,6 +7,7 @@ Only the jobs use this module; the library's functions never touch files.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any, Optional
 from urllib.parse import unquote, urlparse
 from uuid import uuid4
@@ -70,6 +71,11 @@ class Storage:
 
     def delete(self, relative: str) -> None:
         self._files.delete(self._path(relative), True)
+
+    def delete_if_empty(self, relative: str) -> None:
+        if self.exists(relative) and not self.names(relative):
+            with suppress(Py4JJavaError):  # somebody has put something there
+                self._files.delete(self._path(relative), False)
 
     def move(self, source: str, target: str) -> None:
         """A rename; what stands at the target must be gone."""
