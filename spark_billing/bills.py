@@ -43,7 +43,14 @@ def bill_lines(
     Examples
     --------
     >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
-    >>> bill_lines(check_usage(usage, prices=prices), prices=prices).show()  # doctest: +SKIP
+    >>> made = bill_lines(check_usage(usage, prices=prices), prices=prices)
+    >>> made.select("workspace_id", "token_type", "tier", "tokens", "amount").orderBy("token_type").show()
+    +------------+----------+------+------+--------------+
+    |workspace_id|token_type|  tier|tokens|        amount|
+    +------------+----------+------+------+--------------+
+    |         w-1|     input|0-128K|   260|0.000035880000|
+    |         w-1|    output|0-128K|    50|0.000017200000|
+    +------------+----------+------+------+--------------+
     """
     if usage_field(checked, "reject_reason") is None:
         raise UsageError("the calls have no column reject_reason; pass them through check_usage first")
@@ -63,7 +70,12 @@ def hourly_bills(lines: DataFrame) -> DataFrame:
 
     Examples
     --------
-    >>> hourly_bills(lines).orderBy("period_start", "workspace_id").show()  # doctest: +SKIP
+    >>> hourly_bills(lines).select("workspace_id", "billing_date", "billing_hour", "requests", "amount").show()
+    +------------+------------+------------+--------+--------------+
+    |workspace_id|billing_date|billing_hour|requests|        amount|
+    +------------+------------+------------+--------+--------------+
+    |         w-1|  2026-04-08|           0|       1|0.000053080000|
+    +------------+------------+------------+--------+--------------+
     """
     of_input, of_output = F.col("token_type") == "input", F.col("token_type") == "output"
     zero = F.lit(0).cast("bigint")

@@ -53,7 +53,13 @@ def model_call_cost(prices: PriceList) -> CallUdf:
     --------
     >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
     >>> cost = model_call_cost(prices)
-    >>> usage.select(cost("model", "region", "input_tokens", "output_tokens", "call_time"))  # doctest: +SKIP
+    >>> usage.select(cost("model", "region", "input_tokens", "output_tokens", "call_time").alias("cost")).show()
+    +--------------+
+    |          cost|
+    +--------------+
+    |0.000053080000|
+    |          NULL|
+    +--------------+
     """
     table = PriceTable.of(prices)
 
@@ -97,10 +103,15 @@ def register(spark: SparkSession, prices: PriceList) -> None:
 
     Examples
     --------
-    >>> register(spark, PriceList.bundled("emr-serverless-spark", currency="USD"))  # doctest: +SKIP
+    >>> register(spark, PriceList.bundled("emr-serverless-spark", currency="USD"))
     >>> spark.sql(
-    ...     "SELECT model_call_cost(model, region, input_tokens, output_tokens, call_time) FROM calls"
-    ... )  # doctest: +SKIP
+    ...     "SELECT sum(model_call_cost(model, region, input_tokens, output_tokens, call_time)) AS cost FROM calls"
+    ... ).show()
+    +--------------+
+    |          cost|
+    +--------------+
+    |0.000053080000|
+    +--------------+
     """
     zone = spark.conf.get("spark.sql.session.timeZone")
     for name, factory in (("model_call_cost", model_call_cost), ("model_call_tier", model_call_tier)):

@@ -23,7 +23,13 @@ def check_usage(usage: DataFrame, *, prices: PriceList, duplicates: bool = True)
     Examples
     --------
     >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
-    >>> check_usage(usage, prices=prices).groupBy("reject_reason").count().show()  # doctest: +SKIP
+    >>> check_usage(usage, prices=prices).select("request_id", "model", "reject_reason").orderBy("request_id").show()
+    +----------+---------+-------------+
+    |request_id|    model|reject_reason|
+    +----------+---------+-------------+
+    |       r-1|qwen-plus|         NULL|
+    |       r-2| qwen-max|unknown_model|
+    +----------+---------+-------------+
     """
     refuse_columns(usage, ("reject_reason",))
     rated = rate_usage(usage, prices, duplicates=duplicates)
@@ -40,7 +46,13 @@ def price_calls(usage: DataFrame, *, prices: PriceList) -> DataFrame:
     Examples
     --------
     >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
-    >>> price_calls(usage, prices=prices).select("request_id", "tier", "cost").show()  # doctest: +SKIP
+    >>> price_calls(usage, prices=prices).select("request_id", "tier", "cost").orderBy("request_id").show()
+    +----------+------+--------------+
+    |request_id|  tier|          cost|
+    +----------+------+--------------+
+    |       r-1|0-128K|0.000053080000|
+    |       r-2|  NULL|          NULL|
+    +----------+------+--------------+
     """
     added = ("price_id", "tier", "input_cost", "output_cost", "cost")
     refuse_columns(usage, added)

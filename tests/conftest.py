@@ -3,7 +3,9 @@
 import os
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyspark
 import pytest
 from pyspark.sql import DataFrame
 
@@ -79,3 +81,12 @@ def usage_frame(spark, calls, tags=False) -> DataFrame:
     """Calls, given as dicts, as a usage table of the contract's types."""
     schema = USAGE if not tags else USAGE.fromJson(USAGE.jsonValue()).add("tags", TAGS)
     return spark.createDataFrame([tuple(call.get(f.name) for f in schema.fields) for call in calls], schema)
+
+
+def site_without(folder: Path, *names: str) -> Path:
+    """A folder for PYTHONPATH with everything that is installed here but some packages (use it with `python -S`)."""
+    folder.mkdir()
+    for entry in Path(pyspark.__file__).parent.parent.iterdir():
+        if not entry.name.startswith(names) and not entry.name.endswith(".pth"):
+            (folder / entry.name).symlink_to(entry)
+    return folder

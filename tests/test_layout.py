@@ -1,0 +1,143 @@
+"""How the package hangs together: what it imports and when, its public face, and the checks by tools."""
+
+import ast
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spark_billing
+from tests.conftest import site_without
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "spark_billing"
+
+# Each module may import only from those before it
+ORDER = [
+    *("errors", "price_list", "schemas", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage", "bills"),
+    *("storage", "sources", "runs", "session", "summary", "cli", "demo"),
+]
+LATER_ON_PURPOSE = {("cli", "demo")}  # --demo runs the demo, which runs the job
+
+
+def imports(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("spark_billing"):
+            yield from [node.module.partition(".")[2]] if "." in node.module else [alias.name for alias in node.names]
+        elif isinstance(node, ast.Import):
+            yield from (a.name.partition(".")[2] for a in node.names if a.name.startswith("spark_billing."))
+
+
+def test_every_module_has_its_place():
+    assert sorted(p.stem for p in PACKAGE.glob("*.py")) == sorted([*ORDER, "__init__"])
+
+
+@pytest.mark.parametrize("module", ORDER)
+def test_imports_go_one_way(module):
+    before = ORDER[: ORDER.index(module)]
+    for imported in imports(module):
+        assert imported in before or (module, imported) in LATER_ON_PURPOSE, f"{module} imports {imported}"
+
+
+def python(code, *options, **environment):
+    command = [sys.executable, *options, "-c", code]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_importing_starts_nothing_and_changes_nothing():
+    result = python(
+        "import os, sys, logging, warnings, decimal\n"
+        "import pyspark.sql.functions\n"  # which does change some of these
+        "before = (dict(os.environ), list(logging.root.handlers), list(warnings.filters), decimal.getcontext().prec)\n"
+        "import spark_billing\n"
+        "after = (dict(os.environ), list(logging.root.handlers), list(warnings.filters), decimal.getcontext().prec)\n"
+        "assert before == after\n"
+        "from pyspark import SparkContext\n"
+        "assert SparkContext._gateway is None and SparkContext._active_spark_context is None\n"
+        "assert 'spark_billing.udfs' not in sys.modules and 'spark_billing.kernel' not in sys.modules\n"
+        "from spark_billing import model_call_cost, PriceList\n"
+        "model_call_cost(PriceList.bundled('emr-serverless-spark', currency='USD'))\n"  # a UDF needs no session either
+        "assert SparkContext._gateway is None\n"
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_default_path_needs_neither_numpy_nor_pandas_nor_pyarrow(tmp_path):
+    site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
+    result = python(
+        "from spark_billing.cli import hourly_bill\n"
+        f"assert hourly_bill(['--demo', '--output', {str(tmp_path / 'demo')!r}]) == 0\n"
+        "refused = ['--usage', 'u', '--output', 'o', '--currency', 'USD', '--pricing', 'udf']\n"
+        "assert hourly_bill(refused) == 2\n",
+        "-S",
+        PYTHONPATH=str(site),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "needs pyarrow" in result.stdout
+    assert "--pricing udf needs pyarrow" in result.stderr
+
+
+def test_the_public_names():
+    assert spark_billing.__all__ == sorted(spark_billing.__all__)
+    for name in spark_billing.__all__:
+        assert inspect.getdoc(getattr(spark_billing, name)), name
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = spark_billing.nothing
+
+
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        ("bill_lines", "(checked: 'DataFrame', *, prices: 'PriceList', group_by_tags: 'Sequence[str]' = (), "
+                       "pricing: 'Pricing' = 'native') -> 'DataFrame'"),
+        ("check_usage", "(usage: 'DataFrame', *, prices: 'PriceList', duplicates: 'bool' = True) -> 'DataFrame'"),
+        ("hourly_bills", "(lines: 'DataFrame') -> 'DataFrame'"),
+        ("model_call_cost", "(prices: 'PriceList') -> 'CallUdf'"),
+        ("model_call_tier", "(prices: 'PriceList') -> 'CallUdf'"),
+        ("price_calls", "(usage: 'DataFrame', *, prices: 'PriceList') -> 'DataFrame'"),
+        ("register", "(spark: 'SparkSession', prices: 'PriceList') -> 'None'"),
+        ("PriceList.bundled", "(name: 'str', *, currency: 'str', tokens_per_k: 'int' = 1000, "
+                              "version: 'Optional[str]' = None) -> 'PriceList'"),
+        ("PriceList.from_csv", "(path: 'object', *, tokens_per_k: 'int' = 1000, "
+                               "version: 'Optional[str]' = None) -> 'PriceList'"),
+    ],
+)  # fmt: skip
+def test_public_signatures(name, signature):
+    found = spark_billing
+    for part in name.split("."):
+        found = getattr(found, part)
+    assert str(inspect.signature(found)) == signature
+
+
+def test_the_top_level_is_the_owners():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    top = {name.partition("/")[0] for name in listed if name}
+    assert {name for name in top if not name.startswith(".")} <= {
+        "pyproject.toml",
+        "README.md",
+        "spark_billing",
+        "jobs",
+        "tests",
+    }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ruff", "check", "."),
+        ("ruff", "format", "--check", "."),
+        ("mypy",),
+        ("vermin", "--target=3.9-", "--violations", "--no-tips", "--eval-annotations", "spark_billing", "jobs"),
+    ],
+    ids=lambda command: "-".join(command[:2]),
+)
+def test_tools(command):
+    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
