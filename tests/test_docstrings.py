@@ -2,9 +2,11 @@
 
 import doctest
 import importlib
+from datetime import datetime
 
 import pytest
 
+import spark_billing
 from spark_billing import bill_lines, check_usage
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
@@ -12,21 +14,14 @@ from tests.oracle import COMMERCIAL_START
 
 @pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs"])
 def test_examples(spark, usd, module):
-    calls = [{**CALL, "call_time": COMMERCIAL_START}, {**CALL, "request_id": "r-2", "model": "qwen-max"}]
+    call = {**CALL, "call_time": COMMERCIAL_START}
+    calls = [call, {**call, "request_id": "r-2", "model": "qwen-max"}]
     usage = usage_frame(spark, calls)
     usage.createOrReplaceTempView("calls")
     names = {"spark": spark, "usage": usage, "lines": bill_lines(check_usage(usage, prices=usd), prices=usd)}
     found = importlib.import_module(f"spark_billing.{module}")
-    import datetime
-
-    names.update(spark_billing_names(), datetime=datetime.datetime)
+    names.update({name: getattr(spark_billing, name) for name in spark_billing.__all__}, datetime=datetime)
     result = doctest.testmod(found, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     spark.catalog.dropTempView("calls")
     assert result.attempted > 0
     assert result.failed == 0
-
-
-def spark_billing_names():
-    import spark_billing
-
-    return {name: getattr(spark_billing, name) for name in spark_billing.__all__}

@@ -139,5 +139,6 @@ def test_the_top_level_is_the_owners():
     ids=lambda command: "-".join(command[:2]),
 )
 def test_tools(command):
-    result = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    tool = Path(sys.executable).with_name(command[0])
+    result = subprocess.run([str(tool), *command[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

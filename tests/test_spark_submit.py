@@ -186,5 +186,5 @@ def test_a_mistake_is_an_exit_code_on_a_cluster(environment, master, package_zip
         "USD",
     )
     assert result.returncode == 2
-    assert "Traceback" not in result.stderr
-    assert "cannot read the usage" in result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+    assert "cannot read the usage" in result.stdout  # where Spark's launcher sends what Python says to stderr
