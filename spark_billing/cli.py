@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import sys
 import tempfile
@@ -62,6 +63,7 @@ def hourly_bill(argv: Optional[Sequence[str]] = None) -> int:
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):  # PySpark's stack trace before our one line
         logging.getLogger(name).disabled = True
     _check_arguments(parser, arguments)
+    _any_text_can_be_printed()
     try:
         return _run(arguments)
     except (PriceListError, UsageError, OutputError) as error:
@@ -190,6 +192,13 @@ def _need_arrow() -> None:
 def _say(parser: argparse.ArgumentParser, error: object, code: int) -> int:
     print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
     return code
+
+
+def _any_text_can_be_printed() -> None:
+    """A name that the terminal's encoding lacks must not end a run that is already committed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -39,10 +39,11 @@ from spark_billing.usage import countable, rate_usage, reason_of, with_costs
 RUNS = "ledger/runs"
 UTC8 = timezone(timedelta(hours=8))
 
-# What a run needs of its session: instants in Parquet as every reader knows them, partition values as they are written
+# What a run needs of its session
 SESSION_SETTINGS = {
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # a workspace 007 is not 7
+    "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed
 }
 
 

@@ -10,7 +10,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import NullType, StringType, StructType, TimestampNTZType
+from pyspark.sql.types import NullType, StringType, StructField, StructType, TimestampNTZType
 
 from spark_billing.calls import INSTANT_TEXT, ZONELESS_TEXT, quoted, require_columns, usage_field
 from spark_billing.errors import UsageError
@@ -19,6 +19,7 @@ from spark_billing.storage import orc_zone_conflict
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 MAPPABLE = (*USAGE.fieldNames(), "tags")
+_CORRUPT = "_corrupt_record"  # as Spark names it for JSON
 ROW = "row_as_it_came"  # the mapped table's column with the source's row
 
 _ENDINGS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
@@ -36,18 +37,18 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -
     """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is.
 
     CSV has a header and is read as text; files whose headers differ are refused. `UsageError` if it cannot be read.
+    The session needs `runs.SESSION_SETTINGS`.
     """
     if file_format is None:
         parts = location.rstrip("/").rsplit("/", 1)[-1].lower().split(".")
         file_format = next((_ENDINGS[part] for part in reversed(parts[1:]) if part in _ENDINGS), "parquet")
-    reader = spark.read
     try:
         if file_format == "table":
             usage = spark.table(location)
         elif file_format == "csv":
-            usage = reader.csv(location, header=True, escape='"', enforceSchema=False)
+            usage = _read_csv(spark, location)
         else:
-            usage = reader.format(file_format).load(location)
+            usage = spark.read.format(file_format).load(location)
         fields = usage.schema.fields
         if "timestamp" in usage.schema.simpleString() and _is_orc(spark, location, file_format):
             zones = orc_zone_conflict(spark, usage.inputFiles())
@@ -65,6 +66,17 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -
     if not fields:
         raise UsageError(f"the usage {location!r} has no column when read as {file_format}; is it empty?")
     return usage
+
+
+def _read_csv(spark: SparkSession, location: str) -> DataFrame:
+    """Text columns by the header. A row with more or fewer values than the header has none of them, and its text in
+    `_corrupt_record`: which value belongs to which column would be a guess (1,000 is two values)."""
+    reader = spark.read.options(header=True, escape='"', enforceSchema=False)
+    names = reader.csv(location).columns
+    schema = StructType([StructField(name, StringType()) for name in (*names, _CORRUPT)])
+    rows = reader.schema(schema).option("columnNameOfCorruptRecord", _CORRUPT).csv(location)
+    whole = F.col(_CORRUPT).isNull()
+    return rows.select(*(F.when(whole, F.col(quoted(name))).alias(name) for name in names), _CORRUPT)
 
 
 def _is_orc(spark: SparkSession, location: str, file_format: str) -> bool:

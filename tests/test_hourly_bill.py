@@ -169,6 +169,22 @@ def test_mapping_another_log(spark, bill, tmp_path):
     ]
 
 
+def test_a_csv_row_of_another_width_is_rejected(spark, bill, tmp_path):
+    head = "request_id,workspace_id,region,model,call_time,output_tokens,input_tokens"
+    good = "w,cn-hangzhou,qwen-plus,2026-04-08T00:00:00+08:00,50"
+    (tmp_path / "u.csv").write_text(
+        "\n".join([head, f"r1,{good},260", f"r2,{good},1,000", "r3,w", f'"r4",{good},"260"', ""])
+    )
+    assert bill(str(tmp_path / "u.csv"))[0] == 0
+    (only,) = rows(spark, tmp_path / "out", "bills")
+    assert (only["requests"], only["input_tokens"]) == (2, 520)
+    rejected = rows(spark, tmp_path / "out", "rejected", "_corrupt_record")
+    assert [(r["_corrupt_record"], r["reject_reason"]) for r in rejected] == [
+        (f"r2,{good},1,000", "missing_request_id"),
+        ("r3,w", "missing_request_id"),
+    ]
+
+
 def test_rejected_rows_as_they_came_even_with_our_names(spark, usd, write, bill, tmp_path):
     usage = usage_frame(spark, [call(1, input_tokens=None)]).withColumns(
         {"billing_date": F.lit("mine"), "Reject_Reason": F.lit("x"), "nothing": F.lit(None)}
