@@ -12,7 +12,7 @@ from typing import Literal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.calls import PRICED_BY, quoted, usage_field
+from spark_billing.calls import billing_date, billing_hour, quoted, usage_field
 from spark_billing.errors import UsageError
 from spark_billing.price_list import PriceList
 from spark_billing.rating import price_rows
@@ -20,9 +20,9 @@ from spark_billing.schemas import (
     AMOUNT,
     BILL_LINES,
     BILLS,
+    COST,
     SECONDS_PER_HOUR,
     TAGS,
-    UTC8_SECONDS,
 )
 from spark_billing.usage import countable, rate_usage, reason_of
 
@@ -117,10 +117,12 @@ def sum_calls(
                 "udf_cost": cost(*call, "output_tokens", "call_time"),
             }
         )
+        # request by request: after the sum, the difference of two decimal(38,12) would lose its last digit
+        rated = rated.withColumn("udf_output_cost", (F.col("udf_cost") - F.col("udf_input_cost")).cast(COST))
         unpriced = F.raise_error(F.lit("the UDF has no price for a call that is not rejected"))
         price_row = F.when(fine, F.coalesce(F.col("udf_row").cast("int"), unpriced.cast("int")))
         measures += [
-            F.sum(F.when(fine, F.col(name))).cast(AMOUNT).alias(name) for name in ("udf_input_cost", "udf_cost")
+            F.sum(F.when(fine, F.col(name))).cast(AMOUNT).alias(name) for name in ("udf_input_cost", "udf_output_cost")
         ]
     seconds = F.unix_seconds("call_time")
     return rated.groupBy(
@@ -135,14 +137,14 @@ def sum_calls(
 def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
     """The bill lines of the sums of `sum_calls`: an input line each, and an output line where output is billed."""
     tags = [name for name in sums.columns if name.startswith(tag_column(""))]
-    native = "udf_cost" not in sums.columns
+    native = "udf_input_cost" not in sums.columns
     rows = F.broadcast(price_rows(sums.sparkSession, prices))
     priced = sums.filter(F.col("reject").isNull()).join(rows, "price_row")
 
-    def charge(token_type: str, udf_amount: Column) -> Column:
+    def charge(token_type: str) -> Column:
         tokens, token_price = F.col(f"{token_type}_tokens"), F.col(f"{token_type}_token_price")
         # decimal(19,0) x decimal(18,12) is decimal(38,12): exact under every setting of the session
-        amount = tokens.cast("decimal(19,0)") * token_price if native else udf_amount
+        amount = tokens.cast("decimal(19,0)") * token_price if native else F.col(f"udf_{token_type}_cost")
         return F.struct(
             F.lit(token_type).alias("token_type"),
             tokens.alias("tokens"),
@@ -150,12 +152,7 @@ def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
             amount.cast(AMOUNT).alias("amount"),
         )
 
-    charges = F.array(
-        charge("input", F.lit(None) if native else F.col("udf_input_cost")),
-        charge("output", F.lit(None) if native else F.col("udf_cost") - F.col("udf_input_cost")),
-    )
-    local = F.col("hour") + F.lit(UTC8_SECONDS)
-    second_of_day = F.pmod(local, F.lit(24 * SECONDS_PER_HOUR))
+    charges = F.array(charge("input"), charge("output"))
     lines = (
         priced.withColumn("charge", F.explode(charges))
         .filter(F.col("charge.price_per_1k").isNotNull())
@@ -163,10 +160,8 @@ def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
             {
                 "period_start": F.timestamp_seconds("hour"),
                 "period_end": F.timestamp_seconds(F.col("hour") + F.lit(SECONDS_PER_HOUR)),
-                "billing_date": F.date_from_unix_date(
-                    ((local - second_of_day) / F.lit(24 * SECONDS_PER_HOUR)).cast("int")
-                ),
-                "billing_hour": (second_of_day / F.lit(SECONDS_PER_HOUR)).cast("int"),
+                "billing_date": billing_date(F.col("hour")),
+                "billing_hour": billing_hour(F.col("hour")),
             }
         )
         .select("*", "charge.*")
@@ -209,6 +204,3 @@ def _merge_equal_prices(lines: DataFrame) -> DataFrame:
     sums = {name: F.sum(name).cast(BILL_LINES[name].dataType).alias(name) for name in ("requests", "tokens", "amount")}
     keys = [quoted(name) for name in lines.columns if name not in sums]
     return lines.groupBy(*keys).agg(*sums.values()).select(*(quoted(name) for name in lines.columns))
-
-
-__all__ = ["PRICED_BY", "Pricing", "bill_lines", "hourly_bills", "lines_of_sums", "sum_calls", "tag_column"]

@@ -21,7 +21,7 @@ from pyspark.sql.types import (
 
 from spark_billing.errors import UsageError
 from spark_billing.price_list import FIRST_INSTANT_US, LAST_INSTANT_US
-from spark_billing.schemas import TAGS, USAGE
+from spark_billing.schemas import SECONDS_PER_HOUR, TAGS, USAGE, UTC8_SECONDS
 
 PRICED_BY = ("region", "model", "call_time", "input_tokens", "output_tokens")  # what the price of a call depends on
 
@@ -72,7 +72,7 @@ def require_columns(usage: DataFrame, columns: Iterable[str]) -> None:
 
 
 def usage_field(usage: DataFrame, name: str) -> Optional[StructField]:
-    """The field of a usage column, found as Spark finds it (without regard to case); None if there is none."""
+    """The field of a usage column, found without regard to case; None if there is none."""
     fields = [field for field in usage.schema.fields if field.name.lower() == name]
     if len(fields) > 1:
         raise UsageError(
@@ -102,6 +102,19 @@ def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) ->
     return within | unreadable | call_time.isNull()
 
 
+def billing_date(seconds: Column) -> Column:
+    """The date in UTC+8 of an instant in epoch seconds, whatever the session's zone."""
+    local = seconds + F.lit(UTC8_SECONDS)
+    day = F.lit(24 * SECONDS_PER_HOUR)
+    return F.date_from_unix_date(((local - F.pmod(local, day)) / day).cast("int"))
+
+
+def billing_hour(seconds: Column) -> Column:
+    """The clock hour in UTC+8, 0 to 23, of an instant in epoch seconds."""
+    second = F.pmod(seconds + F.lit(UTC8_SECONDS), F.lit(24 * SECONDS_PER_HOUR))
+    return ((second - F.pmod(second, F.lit(SECONDS_PER_HOUR))) / F.lit(SECONDS_PER_HOUR)).cast("int")
+
+
 def _instant(micros: int) -> Column:
     return F.timestamp_micros(F.lit(micros))
 
@@ -111,19 +124,19 @@ def _type_problem(name: str, field: StructField) -> Optional[str]:
     needed, hint = {
         "call_time": (
             (TimestampType, StringType),
-            f"an instant is needed: a timestamp, or ISO 8601 text with an offset (job: --column "
-            f"'{name}=timestamp_millis({field.name})', --call-time-zone ZONE for times without a zone)",
+            "an instant is needed: a timestamp, or ISO 8601 text with an offset (job: map an expression that gives a "
+            "timestamp, such as timestamp_millis(...), with --column and --call-time-zone)",
         ),
         "input_tokens": ((IntegralType, DecimalType, DoubleType, FloatType, StringType), "a whole number is needed"),
         "output_tokens": ((IntegralType, DecimalType, DoubleType, FloatType, StringType), "a whole number is needed"),
-    }.get(name, ((StringType,), f"text is needed (job: --column '{name}=cast({field.name} as string)')"))
+    }.get(name, ((StringType,), "text is needed (job: --column with cast(... as string))"))
     if isinstance(field.dataType, (*needed, NullType)):
         return None
     return f"{name} is {field.dataType.simpleString()}, but {hint}"
 
 
 def _text(column: Column, dtype: DataType) -> Column:
-    return column.cast(StringType()) if isinstance(dtype, NullType) else column
+    return column.cast(StringType())  # also of a column with a collation, under which other ids would be the same
 
 
 def _whole_number(column: Column, dtype: DataType) -> Column:
@@ -131,7 +144,7 @@ def _whole_number(column: Column, dtype: DataType) -> Column:
     if isinstance(dtype, (IntegralType, NullType)):
         return column.cast("bigint")
     if isinstance(dtype, StringType):
-        digits = F.regexp_extract(column, _WHOLE_TEXT, 1)
+        digits = F.regexp_extract(column.cast(StringType()), _WHOLE_TEXT, 1)
         number = F.when(digits != "", digits.cast("decimal(38,0)"))
         return F.when(number.between(_LONG_MIN, _LONG_MAX), number.cast("bigint"))
     if isinstance(dtype, DecimalType):
@@ -148,7 +161,8 @@ def _call_time(column: Column, dtype: DataType) -> Column:
         return column.cast(TimestampType())
     instant = column
     if isinstance(dtype, StringType):
-        instant = F.when(column.rlike(INSTANT_TEXT), F.try_to_timestamp(column))
+        text = column.cast(StringType())
+        instant = F.when(text.rlike(INSTANT_TEXT), F.try_to_timestamp(text))
     return F.when(readable_instant(instant), instant)
 
 

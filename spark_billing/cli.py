@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import io
 import logging
+import os
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,6 +29,7 @@ FAILED = 1  # nothing half-written is ever taken for a bill
 REFUSED = 2  # arguments, price list, usage: nothing was written
 LOST_RACE = 5  # another run committed first
 
+_ZONE = re.compile(r"UTC|Z|[+-][0-9]{2}:[0-9]{2}|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
 BUNDLED = "emr-serverless-spark"
 
 _EPILOG = """
@@ -109,7 +112,10 @@ def _run(arguments: argparse.Namespace) -> int:
         group_by_tags=arguments.group_by_tag,
         detail=arguments.detail,
     )
-    print(summary(outcome, prices, arguments.output))
+    try:
+        print(summary(outcome, prices, arguments.output), flush=True)
+    except BrokenPipeError:  # nobody reads it (`| head`): the bill is written all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return BILLED
 
 
@@ -136,6 +142,15 @@ def bill(
         "duplicates": duplicates,
         **options,
     }
+    if call_time_zone and not _ZONE.fullmatch(call_time_zone):
+        raise UsageError(
+            f"--call-time-zone {call_time_zone!r}: needed is a zone such as Asia/Shanghai, UTC or +08:00 "
+            "(short names mean several zones: CST is one of China and one of Chicago)"
+        )
+    if usage_format != "table" and f"{output.rstrip('/')}/".startswith(f"{usage.rstrip('/')}/"):
+        raise OutputError(
+            f"the output {output!r} lies in the usage {usage!r}, which a later run would read; move it out"
+        )
     try:
         with settings(spark, wanted):
             mapped = map_columns(
@@ -260,7 +275,8 @@ def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namesp
     """What argparse cannot say: which arguments the demo excludes, and which the job needs."""
     if arguments.demo:
         arguments.currency = arguments.currency or "USD"
-        names = ("usage", "from", "to", "column", "price_list", "group_by_tag")
+        names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
+        names += ["no_dedup", "detail"]
         unused = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
         if unused:
             parser.error(f"--demo makes its own usage; leave out {', '.join(unused)}")

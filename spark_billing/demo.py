@@ -10,9 +10,11 @@ from pyspark.sql import functions as F
 
 from spark_billing.bills import bill_lines
 from spark_billing.cli import BILLED, FAILED, bill
+from spark_billing.errors import OutputError
 from spark_billing.price_list import PriceList
 from spark_billing.runs import hour_label, instant_label
 from spark_billing.schemas import USAGE
+from spark_billing.storage import Storage
 from spark_billing.summary import money, summary, table
 from spark_billing.usage import check_usage
 
@@ -35,7 +37,9 @@ _TEAMS = ("search", "support", "growth")
 def run(spark: SparkSession, prices: PriceList, output: str) -> int:
     """Make usage under `output`, bill it, show the table before, the call and the bill after; the exit code."""
     usage_path, bills_path = f"{output.rstrip('/')}/usage", f"{output.rstrip('/')}/bills"
-    demo_usage(spark).write.mode("overwrite").parquet(usage_path)
+    if Storage(spark, output).exists("usage"):
+        raise OutputError(f"{usage_path} is there already and is left alone; give the demo another --output")
+    demo_usage(spark).write.parquet(usage_path)
     usage = spark.read.parquet(usage_path)
     print(f"The usage table, {usage_path}\n")
     print("\n".join(_sample(usage)))

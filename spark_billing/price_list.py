@@ -102,7 +102,9 @@ class Price:
 
 
 def _nano(price: Decimal) -> int:
-    return int(price.scaleb(PRICE_DECIMALS))
+    _, digits, exponent = price.as_tuple()  # arithmetic would round to the precision that the process has set
+    units: int = int("".join(map(str, digits))) * 10 ** (PRICE_DECIMALS + int(exponent))
+    return units
 
 
 @dataclass(frozen=True)

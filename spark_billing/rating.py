@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -56,12 +56,10 @@ def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:
                 "tier": p.tier,
                 "price_id": p.price_id,
                 "currency": p.currency,
-                "input_price": f"{p.input_price_per_1k:f}",
-                "input_token_price": f"{p.input_price_per_1k.scaleb(-3):f}",
-                "output_price": None if p.output_price_per_1k is None else f"{p.output_price_per_1k:f}",
-                "output_token_price": None
-                if p.output_price_per_1k is None
-                else f"{p.output_price_per_1k.scaleb(-3):f}",
+                "input_price": _plain(p.input_nano, 9),
+                "input_token_price": _plain(p.input_nano, 12),  # a price per 1,000 in 10^-9 is one per token in 10^-12
+                "output_price": _plain(p.output_nano, 9),
+                "output_token_price": _plain(p.output_nano, 12),
             }
             for number, p in enumerate(prices.prices)
         ),
@@ -70,7 +68,7 @@ def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:
 
 def literal_rows(spark: SparkSession, schema: str, rows: Iterable[dict[str, Any]]) -> DataFrame:
     """A small table that stands in the plan as one literal: no Python rows to ship, no data set to scan."""
-    content = F.from_json(F.lit(json.dumps(list(rows))), f"array<struct<{schema.replace(' ', ':', 1)}>>")
+    content = F.from_json(F.lit(json.dumps(list(rows))), f"array<struct<{schema}>>")
     return spark.range(0, 1, 1, 1).select(F.inline(content))
 
 
@@ -105,6 +103,14 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
             lowest, highest = in_force[0][1].min_input_tokens, in_force[-1][1].max_input_tokens
             yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": lowest, "price_reject": reason}
             yield {**cell, "above_tokens": highest, "up_to_tokens": END_US, "price_reject": reason}
+
+
+def _plain(units: Optional[int], scale: int) -> Optional[str]:
+    """So many units of 10^-scale as plain text."""
+    if units is None:
+        return None
+    digits = str(units).zfill(scale + 1)
+    return f"{digits[:-scale]}.{digits[-scale:]}"
 
 
 def cost_of(pico: Column) -> Column:

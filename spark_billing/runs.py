@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from spark_billing.bills import Pricing, hourly_bills, lines_of_sums, sum_calls, tag_column
-from spark_billing.calls import in_period, quoted
+from spark_billing.calls import billing_date, billing_hour, in_period, quoted
 from spark_billing.errors import LostRaceError, OutputError, TotalsError, UsageError
 from spark_billing.price_list import PriceList
 from spark_billing.schemas import (
@@ -39,8 +39,12 @@ from spark_billing.usage import countable, rate_usage, reason_of, with_costs
 RUNS = "ledger/runs"
 UTC8 = timezone(timedelta(hours=8))
 
-# What a run needs of its session
+# What a run needs of its session, whatever the cluster's defaults are
 SESSION_SETTINGS = {
+    "spark.sql.timestampType": "TIMESTAMP_LTZ",
+    "spark.sql.parquet.inferTimestampNTZ.enabled": "true",  # else a time without a zone passes for an instant
+    "spark.sql.files.ignoreCorruptFiles": "false",  # a file that cannot be read is not a file without calls
+    "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # a workspace 007 is not 7
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed
@@ -131,15 +135,16 @@ def bill_hours(spark: SparkSession, job: Job) -> Outcome:
     try:
         record = run.stage(number)
         outcome = Outcome(record, *run.dearest())
-        text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-        if not storage.create(f"{RUNS}/{number:020}.json", text):
-            raise LostRaceError(
-                f"another run committed to {job.output} while this one was computing; nothing of this run was "
-                "published. Run it again."
-            )
     except BaseException:
         _clear(storage, run.staging)
         raise
+    # From here on the staged files may be committed, even if an error says otherwise: only a lost race removes them
+    if not storage.create(_record_path(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n"):
+        _clear(storage, run.staging)
+        raise LostRaceError(
+            f"another run committed to {job.output} while this one was computing; nothing of this run was "
+            "published. Run it again."
+        )
     _publish(storage, record)
     return outcome
 
@@ -265,14 +270,8 @@ class _Run:
 
     def _stage_rows(self, table: str, rated: DataFrame, **added: Column) -> None:
         """Calls as they came, with some columns added, by their UTC+8 hour."""
-        local = F.unix_seconds("call_time") + F.lit(UTC8_SECONDS)
-        day, hour = 24 * SECONDS_PER_HOUR, SECONDS_PER_HOUR
-        second = F.pmod(local, F.lit(day))
-        added = {
-            **added,
-            "billing_date": F.date_from_unix_date(((local - second) / F.lit(day)).cast("int")),
-            "billing_hour": ((second - F.pmod(second, F.lit(hour))) / F.lit(hour)).cast("int"),
-        }
+        seconds = F.unix_seconds("call_time")
+        added = {**added, "billing_date": billing_date(seconds), "billing_hour": billing_hour(seconds)}
         source = rated.schema["source"].dataType[ROW].dataType  # type: ignore[index]
         row = F.col("source").getField(ROW)
         rows = rated.select(
@@ -355,7 +354,8 @@ class _Run:
         """The partitions under the output that this run replaces or removes."""
         dates = {_date_of(hour) for hour in covered}
         hours = {(_date_of(hour), str((hour + UTC8_SECONDS) // SECONDS_PER_HOUR % 24)) for hour in covered}
-        hours.add((_NO_TIME, _NO_TIME))
+        if self.job.period is not None or "missing_call_time" in self.rejected_rows:
+            hours.add((_NO_TIME, _NO_TIME))  # these rows belong to every period
         touched = []
         for table, partitioned_by in _PARTITIONED_BY.items():
             for part in _partitions(self.storage, "", table):
@@ -402,12 +402,23 @@ def _partitions(storage: Storage, under: str, table: str) -> list[str]:
 # --- committed runs --------------------------------------------------------------------------------------------------
 
 
+def _record_path(number: int) -> str:
+    return f"{RUNS}/{number:020}.json"
+
+
 def _last_run(storage: Storage, currency: str) -> int:
     """The number of the last committed run, its publishing finished; `OutputError` if it billed in another currency."""
     numbers = [int(name[:-5]) for name in storage.names(RUNS) if name.endswith(".json") and name[:-5].isdigit()]
     if not numbers:
         return 0
-    record = json.loads(storage.read(f"{RUNS}/{max(numbers):020}.json"))
+    path = _record_path(max(numbers))
+    try:
+        record = json.loads(storage.read(path))
+    except ValueError:
+        raise OutputError(
+            f"{storage.path(path)} is no complete record: its run died while it wrote it and has published nothing. "
+            "Delete that file and run again."
+        ) from None
     if record["price_list"]["currency"] != currency:
         raise OutputError(
             f"{storage.root} holds bills in {record['price_list']['currency']}, and this run bills in {currency}; "

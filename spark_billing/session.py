@@ -33,12 +33,11 @@ exec "{java}" "$@"
 
 
 def job_session(app_name: str) -> SparkSession:
-    """The running session if there is one, that of spark-submit or of a Connect server if started by these, else a
-    local one."""
+    """The running session if there is one, that of spark-submit if started by it, else a local one."""
     active = SparkSession.getActiveSession()
     if active is not None:
         return active
-    if "PYSPARK_GATEWAY_PORT" in os.environ or "SPARK_REMOTE" in os.environ:
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
         return SparkSession.builder.appName(app_name).getOrCreate()
     return local_session(app_name)
 

@@ -29,7 +29,7 @@ _COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
 _USERS_ERRORS = re.compile(
     r"\[((?:CAST_|DIVIDE_BY_ZERO|ARITHMETIC_OVERFLOW|INTERVAL_|INVALID_|CANNOT_PARSE|NUMERIC_VALUE|FAILED_READ_FILE|"
     r"MALFORMED_|UNRESOLVED_|DATATYPE_MISMATCH|PARSE_SYNTAX|PATH_NOT_FOUND|TABLE_OR_VIEW_NOT_FOUND|UNABLE_TO_INFER|"
-    r"MAP_KEY_|NULL_MAP_KEY|DATETIME_|UNSUPPORTED_|AMBIGUOUS_|COLUMN_ALREADY_EXISTS|WRONG_NUM_ARGS)[A-Z_0-9.]*)\]\s*([^\n]*)"
+    r"MAP_KEY_|NULL_MAP_KEY|REMAINDER_BY_ZERO|BINARY_ARITHMETIC_|INCONSISTENT_BEHAVIOR|CANNOT_DECODE|DATETIME_|UNSUPPORTED_|AMBIGUOUS_|COLUMN_ALREADY_EXISTS|WRONG_NUM_ARGS)[A-Z_0-9.]*)\]\s*([^\n]*)"
 )
 
 
@@ -72,6 +72,14 @@ def _read_csv(spark: SparkSession, location: str) -> DataFrame:
     """Text columns by the header. A row with more or fewer values than the header has none of them, and its text in
     `_corrupt_record`: which value belongs to which column would be a guess (1,000 is two values)."""
     reader = spark.read.options(header=True, escape='"', enforceSchema=False)
+    header = [name or "" for name in spark.read.options(escape='"').csv(location).head() or ()]
+    folded = [name.lower() for name in header]
+    unclear = sorted({name for name in header if not name or folded.count(name.lower()) > 1})
+    if unclear:
+        raise UsageError(
+            f"the CSV header of {location!r} has {', '.join(map(repr, unclear))} as a name more than once, or as no "
+            "name at all; give each column a name of its own (pandas: to_csv(index=False))"
+        )
     names = reader.csv(location).columns
     schema = StructType([StructField(name, StringType()) for name in (*names, _CORRUPT)])
     rows = reader.schema(schema).option("columnNameOfCorruptRecord", _CORRUPT).csv(location)
@@ -144,12 +152,15 @@ def zoneless_time(usage: DataFrame) -> Optional[str]:
 
 def as_it_came(row: Column, taken: Collection[str], source: StructType) -> list[Column]:
     """The source's columns from the struct `row`; one whose name is `taken` by an added column is `source_NAME`."""
-    columns = []
+    columns, own = [], {field.name.lower() for field in source.fields}
     for field in source.fields:
         column = row.getField(field.name)
         if isinstance(field.dataType, NullType):
             column = column.cast("string")  # Parquet has no type for a column of nothing
-        columns.append(column.alias(f"source_{field.name}" if field.name.lower() in taken else field.name))
+        name = field.name
+        while name.lower() in taken or (name != field.name and name.lower() in own):
+            name = f"source_{name}"
+        columns.append(column.alias(name))
     return columns
 
 
@@ -173,7 +184,9 @@ def users_error(error: Exception) -> Optional[str]:
 
 def spark_reason(error: Exception) -> str:
     """A Spark error in one line."""
-    return users_error(error) or next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = [line for line in lines if not line.startswith("An error occurred while calling")]  # py4j's own words
+    return users_error(error) or next(iter(told), repr(error))
 
 
 def _check_expression(source: DataFrame, name: str, expression: str) -> None:
@@ -184,6 +197,6 @@ def _check_expression(source: DataFrame, name: str, expression: str) -> None:
         _ = source.where(F.expr(expression).isNull()).schema
     except PySparkException as error:
         hint = ""
-        if "UNRESOLVED" in str(error):
+        if "UNRESOLVED" in str(error) and re.fullmatch(r"[\w.-]+", expression):
             hint = f" If it is meant as text, quote it: --column \"{name}='{expression}'\"."
         raise UsageError(f"--column {name}={expression}: {spark_reason(error)}.{hint}") from None

@@ -44,15 +44,22 @@ class Storage:
 
     def __init__(self, spark: SparkSession, root: str) -> None:
         self.root = root.rstrip("/") or "/"
+        if set(root) & set("[]{}*?\\"):
+            raise OutputError(
+                f"the output {root!r} has a character of []{{}}*? or a backslash, which Spark reads as a pattern"
+            )
         session: Any = spark
         self._jvm = session._jvm
         try:
             path = self._jvm.org.apache.hadoop.fs.Path(self.root)
             self._files = path.getFileSystem(session._jsc.hadoopConfiguration())
             self._uri = self._files.makeQualified(path).toUri().toString()
+            is_file = self._files.exists(path) and self._files.getFileStatus(path).isFile()
         except Py4JJavaError as error:
             reason = str(error.java_exception).splitlines()[0]
             raise OutputError(f"cannot use {root!r} as a folder: {reason}. Give a path this Spark can write.") from None
+        if is_file:
+            raise OutputError(f"the output {root!r} is a file; give a folder, which may be new")
 
     def path(self, relative: str) -> str:
         return f"{self.root}/{relative}"
@@ -103,19 +110,20 @@ class Storage:
             except FileExistsError:
                 return False
             finally:
-                os.remove(draft)
+                with suppress(OSError):
+                    os.remove(draft)
             return True
-        try:
-            stream = self._files.create(self._path(relative), False)
-        except Py4JJavaError as error:
-            if "AlreadyExists" in str(error.java_exception.getClass().getName()):
-                return False
-            raise
+        # elsewhere a rename, which HDFS refuses in one step if the target is there
+        draft = f"{relative.rpartition('/')[0]}/.{uuid4().hex}"
+        stream = self._files.create(self._path(draft), False)
         try:
             stream.write(bytearray(text.encode("utf-8")))
         finally:
             stream.close()
-        return True
+        if not self.exists(relative) and self._files.rename(self._path(draft), self._path(relative)):
+            return True
+        self.delete(draft)
+        return False
 
     def _local(self, relative: str) -> Optional[str]:
         uri = urlparse(self._uri)

@@ -2,10 +2,11 @@
 
 import itertools
 from datetime import date, datetime, timedelta, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import pytest
 from chispa import assert_df_equality
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
@@ -14,6 +15,7 @@ from spark_billing.schemas import BILL_LINES, BILLS
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
+FAILURE = (PySparkException, Py4JJavaError)  # the second before Spark 4
 HEADER = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
 
 
@@ -143,10 +145,10 @@ def test_a_price_that_changes_within_the_hour(spark, tmp_path, pricing):
 def test_a_row_without_a_price_fails_the_query(spark, usd, cny):
     embedding = {**CALL, "model": "text-embedding-v4", "call_time": COMMERCIAL_START}
     checked = check_usage(usage_frame(spark, [embedding]), prices=usd)
-    with pytest.raises(PySparkException, match="not rejected, but has no price: unknown_model"):
+    with pytest.raises(FAILURE, match="not rejected, but has no price: unknown_model"):
         bill_lines(checked, prices=cny).collect()
     checked = usage_frame(spark, [CALL]).withColumn("reject_reason", F.lit(None).cast("string"))
-    with pytest.raises(PySparkException, match="not rejected, but has no price: missing_call_time"):
+    with pytest.raises(FAILURE, match="not rejected, but has no price: missing_call_time"):
         hourly_bills(bill_lines(checked, prices=usd)).collect()
     with pytest.raises(UsageError, match="check_usage first"):
         bill_lines(usage_frame(spark, [CALL]), prices=usd)
@@ -181,6 +183,30 @@ def test_sums_too_large_for_a_product_in_floats(spark, usd):
         "input": (2**53 + 1) * Decimal("0.000827") / 1000,
         "output": (2**53 + 1) * Decimal("0.008257") / 1000,
     }
+
+
+@pytest.mark.parametrize("pricing", ["native", "udf"])
+def test_the_last_digit(spark, tmp_path, pricing):
+    path = tmp_path / "p.csv"
+    path.write_text(f"{HEADER}\nm,r,0,1M,0.000000001,0.000000003,USD\n")
+    calls = [
+        {**CALL, "model": "m", "region": "r", "call_time": COMMERCIAL_START, "input_tokens": 1, "output_tokens": 1}
+    ]
+    found = lines_of(spark, PriceList.from_csv(path), calls, pricing=pricing).collect()
+    assert {r["token_type"]: r["amount"] for r in found} == {"input": Decimal("1E-12"), "output": Decimal("3E-12")}
+
+
+def test_the_precision_of_the_process_changes_no_price(spark, tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(f"{HEADER}\nm,r,0,1M,0.123456789,,USD\n")
+    call = {**CALL, "model": "m", "region": "r", "call_time": COMMERCIAL_START}
+    with localcontext() as context:
+        context.prec = 4
+        prices = PriceList.from_csv(path)
+        lines = lines_of(spark, prices, [call]).collect()
+        udf = lines_of(spark, prices, [call], pricing="udf").collect()
+    assert lines == udf
+    assert lines[0]["amount"] == Decimal("0.032098765140")  # 260 x 0.123456789 / 1000
 
 
 def test_the_same_lines_whatever_the_order_of_the_price_list(spark, tmp_path):

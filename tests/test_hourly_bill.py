@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from spark_billing import runs
 from spark_billing.cli import hourly_bill
 from spark_billing.schemas import BILL_LINES, BILLS
-from tests.conftest import CALL, usage_frame
+from tests.conftest import CALL, setting, usage_frame
 from tests.oracle import COMMERCIAL_START
 
 HOUR = timedelta(hours=1)
@@ -413,6 +413,9 @@ def test_an_own_price_list(spark, write, bill, tmp_path):
         (["--column", "region='a'", "--column", "region='b'"], "given twice"),
         (["--column", "input_tokens=cast('many' as int)"], "CAST_INVALID_INPUT"),
         (["--call-time-zone", "Mars/Olympus"], "no zone that Spark knows"),
+        (["--call-time-zone", "CST"], "short names mean several zones"),
+        (["--column", "workspace_id=input_tokens"], "workspace_id is bigint, but text is needed"),
+        (["--column", "input_tokens=input_tokens % 0"], "REMAINDER_BY_ZERO"),
         (["--price-list", "/nowhere.csv"], "cannot read the price list"),
         (["--group-by-tag", "team"], "no column tags"),
         (["--usage-format", "orc"], "cannot read the usage"),
@@ -461,6 +464,101 @@ def test_usage_that_is_not_there(bill, tmp_path):
     mapped = [x for n in names for x in ("--column", f"{n}=a")]
     code, _, err = bill(str(tmp_path / "csv"), "--usage-format", "csv", "--column", "call_time=b", *mapped)
     assert (code, "FAILED_READ_FILE" in err) == (2, True)  # columns in another order would be billed as each other
+
+
+def test_an_unknown_column_in_an_expression_is_not_taken_for_text(write, bill):
+    """The hint to quote would bill a workspace of the name `cast(w as string)`."""
+    code, _, err = bill(write([call(1)]), "--column", "workspace_id=cast(w as string)")
+    assert code == 2
+    assert "quote it" not in err
+
+
+@pytest.mark.parametrize("header", ["call_time,a,A", ",call_time,a"])
+def test_a_csv_header_without_names_of_their_own(bill, tmp_path, header):
+    (tmp_path / "u.csv").write_text(f"{header}\n1,2,3\n")
+    code, _, err = bill(str(tmp_path / "u.csv"))
+    assert code == 2
+    assert "a name of its own" in err
+
+
+def test_outputs_that_cannot_be(write, bill, tmp_path):
+    usage = write([call(1)])
+    (tmp_path / "file").write_text("mine")
+    for output, words in (("file", "is a file"), ("o[1]", "pattern"), ("usage/bills", "lies in the usage")):
+        code, _, err = bill(usage, output=output)
+        assert code == 2
+        assert words in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_demo_leaves_others_files_alone(tmp_path, capsys):
+    (tmp_path / "usage").mkdir()
+    (tmp_path / "usage" / "precious.txt").write_text("mine")
+    assert hourly_bill(["--demo", "--output", str(tmp_path)]) == 2
+    assert (tmp_path / "usage" / "precious.txt").read_text() == "mine"
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_cluster_defaults_that_would_change_the_bill(spark, bill, tmp_path):
+    """Times without a zone read as instants, and files that cannot be read left out."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    naive = {**call(1), "call_time": datetime(2026, 4, 8, 9)}
+    path = tmp_path / "u"
+    path.mkdir()
+    pq.write_table(pa.Table.from_pylist([naive]), path / "a.parquet")
+    with setting(spark, "spark.sql.parquet.inferTimestampNTZ.enabled", "false"):
+        code, _, err = bill(str(path))
+        assert (code, "timestamp_ntz" in err) == (2, True)
+        assert bill(str(path), "--call-time-zone", "Asia/Shanghai")[0] == 0
+    assert rows(spark, tmp_path / "out", "bills")[0]["billing_hour"] == 9
+    (path / "b.parquet").write_bytes(b"not parquet")
+    with setting(spark, "spark.sql.files.ignoreCorruptFiles", "true"):
+        assert bill(str(path), "--call-time-zone", "Asia/Shanghai")[0] == 2
+    with setting(spark, "spark.sql.timestampType", "TIMESTAMP_NTZ"):
+        assert bill(times_csv(tmp_path, "2026-04-08T01:00:00+08:00"), output="ntz")[0] == 0
+    assert rows(spark, tmp_path / "ntz", "bills")[0]["billing_hour"] == 1
+
+
+def test_rejected_rows_without_a_time_outlive_runs_on_other_days(spark, write, bill, tmp_path):
+    assert bill(write([call(1), call("none", None)]))[0] == 0
+    assert bill(write([call(2, COMMERCIAL_START + 24 * HOUR)], "next"))[0] == 0
+    assert [r["request_id"] for r in rows(spark, tmp_path / "out", "rejected", "request_id")] == ["r-none"]
+
+
+def test_billing_rejected_rows_again_and_again(spark, write, bill, tmp_path):
+    usage = write([call(1, model="x")])
+    for n in range(3):
+        assert bill(usage, output=f"o{n}")[0] == 0
+        usage = str(tmp_path / f"o{n}" / "rejected")
+    names = spark.read.parquet(usage).columns
+    assert {"reject_reason", "source_reject_reason", "source_source_reject_reason"} <= set(names)
+
+
+def test_an_interrupt_after_the_commit_keeps_the_run(spark, write, bill, tmp_path, monkeypatch):
+    usage = write([call(1)])
+
+    def interrupted(self, relative, text, create=runs.Storage.create):
+        assert create(self, relative, text)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs.Storage, "create", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            bill(usage)
+    monkeypatch.setattr(runs, "_PUBLISHING_SECONDS", 0)
+    assert bill(write([call(2, COMMERCIAL_START + 24 * HOUR)], "next"))[0] == 0
+    assert [b["requests"] for b in rows(spark, tmp_path / "out", "bills")] == [1, 1]
+
+
+def test_half_a_record_is_an_error_with_a_way_out(write, bill, tmp_path):
+    record = tmp_path / "out" / "ledger" / "runs" / f"{1:020}.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("")
+    code, _, err = bill(write([call(1)]))
+    assert code == 2
+    assert "Delete that file" in err
 
 
 def test_one_output_one_currency(write, bill):
