@@ -147,9 +147,13 @@ def bill(
             f"--call-time-zone {call_time_zone!r}: needed is a zone such as Asia/Shanghai, UTC or +08:00 "
             "(short names mean several zones: CST is one of China and one of Chicago)"
         )
-    if usage_format != "table" and f"{output.rstrip('/')}/".startswith(f"{usage.rstrip('/')}/"):
+    here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
+    if usage_format != "table" and there.startswith(here):
+        raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
+    if usage_format != "table" and here.startswith(there):
         raise OutputError(
-            f"the output {output!r} lies in the usage {usage!r}, which a later run would read; move it out"
+            f"the usage {usage!r} lies in the output {output!r}, whose hours its own bill would replace; "
+            "give another --output (rejected rows are billed there by a run over the whole usage)"
         )
     try:
         with settings(spark, wanted):

@@ -481,7 +481,7 @@ def test_a_csv_header_without_names_of_their_own(bill, tmp_path, header):
     assert "a name of its own" in err
 
 
-def test_outputs_that_cannot_be(write, bill, tmp_path):
+def test_outputs_that_cannot_be(spark, write, bill, tmp_path):
     usage = write([call(1)])
     (tmp_path / "file").write_text("mine")
     for output, words in (("file", "is a file"), ("o[1]", "pattern"), ("usage/bills", "lies in the usage")):
@@ -489,6 +489,12 @@ def test_outputs_that_cannot_be(write, bill, tmp_path):
         assert code == 2
         assert words in err
     assert (tmp_path / "file").read_text() == "mine"
+    # rejected rows billed into their own output would replace the bills of their hours
+    assert bill(write([call(1), call(2, model="x")]))[0] == 0
+    code, _, err = bill(str(tmp_path / "out" / "rejected"))
+    assert code == 2
+    assert "lies in the output" in err
+    assert [b["amount"] for b in rows(spark, tmp_path / "out", "bills")] == [ONE]
 
 
 def test_the_demo_leaves_others_files_alone(tmp_path, capsys):
