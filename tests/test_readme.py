@@ -58,7 +58,7 @@ def test_the_log_with_other_names_bills_as_printed(spark, tmp_path, capsys):
     words = shlex.split(
         command.replace("\\\n", " ")
         .replace("log.csv", str(tmp_path / "log.csv"))
-        .replace("--output bills", f"--output {tmp_path}")
+        .replace("--output bills", f"--output {tmp_path / 'bills'}")
     )
     assert words[0] == "spark-submit"
     arguments = words[words.index("jobs/hourly_bill.py") + 1 :]
