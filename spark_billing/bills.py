@@ -12,9 +12,9 @@ from typing import Literal
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.calls import billing_date, billing_hour, quoted, usage_field
+from spark_billing.calls import BILLED_BY, billing_date, billing_hour, quoted, typed_calls, usage_field
 from spark_billing.errors import UsageError
-from spark_billing.price_list import PriceList
+from spark_billing.price_list import PriceList, periods
 from spark_billing.rating import price_rows
 from spark_billing.schemas import (
     AMOUNT,
@@ -24,9 +24,11 @@ from spark_billing.schemas import (
     SECONDS_PER_HOUR,
     TAGS,
 )
-from spark_billing.usage import countable, rate_usage, reason_of
+from spark_billing.usage import countable, is_count, rate_calls, reason_of
 
 Pricing = Literal["native", "udf"]
+
+_MEASURES = ("requests", "total_input", "total_output", "udf_input_cost", "udf_output_cost")
 
 
 def bill_lines(
@@ -54,15 +56,15 @@ def bill_lines(
     """
     if usage_field(checked, "reject_reason") is None:
         raise UsageError("the calls have no column reject_reason; pass them through check_usage first")
-    kept = checked.filter(F.col("reject_reason").isNull())
-    rated = rate_usage(kept, prices, duplicates=False)
+    groups = sum_calls(checked.filter(F.col("reject_reason").isNull()), prices, group_by_tags, pricing)
     unpriced = F.raise_error(
         F.concat(F.lit("bill_lines: a row is not rejected, but has no price: "), reason_of(F.col("reject")))
     )
+    rated = rate_groups(groups, prices)
     rated = rated.withColumn(
         "price_row", F.when(F.col("reject").isNull(), F.col("price_row")).otherwise(unpriced.cast("int"))
     ).withColumn("reject", F.lit(None).cast("int"))
-    return lines_of_sums(sum_calls(rated, prices, group_by_tags, pricing), prices)
+    return lines_of_sums(merge_sums(rated), prices)
 
 
 def hourly_bills(lines: DataFrame) -> DataFrame:
@@ -92,50 +94,87 @@ def hourly_bills(lines: DataFrame) -> DataFrame:
 
 
 def sum_calls(
-    rated: DataFrame, prices: PriceList, group_by_tags: Sequence[str] = (), pricing: Pricing = "native"
+    usage: DataFrame, prices: PriceList, group_by_tags: Sequence[str] = (), pricing: Pricing = "native"
 ) -> DataFrame:
-    """Rated calls -> whole sums: the one pass over the calls, for the bill and for the control totals alike.
+    """Usage -> whole sums of groups of calls that share workspace, hour, price and tags: the one pass over the calls.
 
-    One row per workspace, hour, price row and tags, and one per hour and reason for the rejected (`reject` not null).
-    `hour` is in epoch seconds, null for calls without a time. With `pricing="udf"` amounts are summed as well.
+    Each group is named by a call that stands for all of its calls: same workspace, region, model and tags, its time
+    and input tokens rounded to where the hour or a row of the price list begins or ends, its output 0 if it can be
+    billed. So no call needs a price of its own: `rate_groups` rates the groups as if they were calls.
     """
-    fine = F.col("reject").isNull()
-    measures = [
-        F.count(F.lit(1)).alias("requests"),
-        F.sum(countable(F.col("input_tokens"))).alias("input_tokens"),
-        F.sum(countable(F.col("output_tokens"))).alias("output_tokens"),
-    ]
-    price_row = F.when(fine, F.col("price_row"))
+    calls = typed_calls(usage, BILLED_BY)
+    stand_in = {
+        "call_time": _start_of_price_and_hour(F.col("call_time"), prices),
+        "input_tokens": _end_of_tier(F.col("input_tokens"), prices),
+        "output_tokens": F.when(is_count(F.col("output_tokens")), F.lit(0)).when(~F.col("output_missing"), F.lit(-1)),
+    }
+    measured = with_measures(calls, prices, group_by_tags, pricing).withColumns(stand_in)
+    keys = ["workspace_id", "region", "model", *stand_in, "output_missing"]
+    keys += [name for name in measured.columns if name.startswith(tag_column("")) or name == "udf_row"]
+    return measured.groupBy(*(quoted(name) for name in keys)).agg(*_summed(measured))
+
+
+def with_measures(
+    calls: DataFrame, prices: PriceList, group_by_tags: Sequence[str] = (), pricing: Pricing = "native"
+) -> DataFrame:
+    """Adds to typed calls the tags to group by and what is summed: `requests`, `total_input`, `total_output`; with
+    the UDF also its price row and costs."""
     if pricing == "udf":
         from spark_billing.udfs import model_call_cost, price_row_number  # only here is Arrow needed
 
         cost, call = model_call_cost(prices), [F.col(name) for name in ("model", "region", "input_tokens")]
-        rated = rated.withColumns(
+        calls = calls.withColumns(
             {
-                "udf_row": price_row_number(prices)(*call, "output_tokens", "call_time"),
+                "udf_row": price_row_number(prices)(*call, "output_tokens", "call_time").cast("int"),
                 "udf_input_cost": cost(*call, F.lit(0).cast("bigint"), "call_time"),
                 "udf_cost": cost(*call, "output_tokens", "call_time"),
             }
         )
         # request by request: after the sum, the difference of two decimal(38,12) would lose its last digit
-        rated = rated.withColumn("udf_output_cost", (F.col("udf_cost") - F.col("udf_input_cost")).cast(COST))
-        unpriced = F.raise_error(F.lit("the UDF has no price for a call that is not rejected"))
-        price_row = F.when(fine, F.coalesce(F.col("udf_row").cast("int"), unpriced.cast("int")))
-        measures += [
-            F.sum(F.when(fine, F.col(name))).cast(AMOUNT).alias(name) for name in ("udf_input_cost", "udf_output_cost")
-        ]
-    seconds = F.unix_seconds("call_time")
-    return rated.groupBy(
+        calls = calls.withColumns(
+            {
+                "udf_input_cost": F.when(F.col("udf_cost").isNotNull(), F.col("udf_input_cost")),
+                "udf_output_cost": (F.col("udf_cost") - F.col("udf_input_cost")).cast(COST),
+            }
+        )
+    return calls.withColumns(
+        {
+            "requests": F.lit(1).cast("bigint"),
+            "total_input": countable(F.col("input_tokens")),
+            "total_output": countable(F.col("output_tokens")),
+            **{tag_column(key): tag for key, tag in _tags(calls, group_by_tags)},
+        }
+    )
+
+
+def rate_groups(groups: DataFrame, prices: PriceList) -> DataFrame:
+    """The groups of `sum_calls` with the `price_row` of their calls, or why these are not billed in `reject`."""
+    rated = rate_calls(groups, prices, BILLED_BY)
+    if "udf_row" not in groups.columns:
+        return rated
+    unpriced = F.raise_error(F.lit("the UDF has no price for a call that is not rejected"))
+    price_row = F.when(F.col("reject").isNull(), F.coalesce(F.col("udf_row"), unpriced.cast("int")))
+    return rated.withColumn("price_row", price_row)
+
+
+def merge_sums(rated: DataFrame) -> DataFrame:
+    """Rated calls or groups with their measures -> one row per workspace, hour, price row and tags, and one per hour
+    and reason for the rejected (`reject` not null). `hour` is in epoch seconds, null for calls without a time."""
+    fine, seconds = F.col("reject").isNull(), F.unix_seconds("call_time")
+    tags = [name for name in rated.columns if name.startswith(tag_column(""))]
+    merged = rated.groupBy(
         F.when(fine, F.col("workspace_id")).alias("workspace_id"),
         (seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR))).alias("hour"),
-        price_row.alias("price_row"),
+        F.when(fine, F.col("price_row")).alias("price_row"),
         F.col("reject"),
-        *(F.when(fine, tag).alias(tag_column(key)) for key, tag in _tags(rated, group_by_tags)),
-    ).agg(*measures)
+        *(F.when(fine, F.col(quoted(name))).alias(name) for name in tags),
+    )
+    names = {f"total_{token_type}": f"{token_type}_tokens" for token_type in ("input", "output")}
+    return merged.agg(*_summed(rated)).withColumnsRenamed(names)
 
 
 def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
-    """The bill lines of the sums of `sum_calls`: an input line each, and an output line where output is billed."""
+    """The bill lines of the sums of `merge_sums`: an input line each, and an output line where output is billed."""
     tags = [name for name in sums.columns if name.startswith(tag_column(""))]
     native = "udf_input_cost" not in sums.columns
     rows = F.broadcast(price_rows(sums.sparkSession, prices))
@@ -167,7 +206,7 @@ def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
         .select("*", "charge.*")
         .select(*BILL_LINES.fieldNames(), *(quoted(tag) for tag in tags))
     )
-    return lines if _changes_on_the_hour(prices) else _merge_equal_prices(lines)
+    return _merge_equal_prices(lines) if _changes_within_hours(prices) else lines
 
 
 def tag_column(key: str) -> str:
@@ -190,13 +229,47 @@ def _tags(rated: DataFrame, keys: Sequence[str]) -> list[tuple[str, Column]]:
     return [(key, F.col("tags")[F.lit(key)]) for key in keys]
 
 
-def _changes_on_the_hour(prices: PriceList) -> bool:
-    hour = SECONDS_PER_HOUR * 1_000_000
-    return all(
-        (price.effective_from is None or price.from_us % hour == 0)
-        and (price.effective_to is None or price.to_us % hour == 0)
-        for price in prices.prices
-    )
+def move_calls(rated: DataFrame, moved: DataFrame) -> DataFrame:
+    """Rated groups in which the `moved` calls, counted under the reason (or none) in `before`, are under `reject`."""
+    sums = [f.name for f in rated.schema.fields if f.name in _MEASURES]
+    columns = ["workspace_id", "call_time", "price_row", "reject", *sums]
+    columns += [name for name in rated.columns if name.startswith(tag_column(""))]
+    taken = moved.withColumn("reject", F.col("before"))
+    taken = taken.withColumns({name: (-F.col(name)).cast(rated.schema[name].dataType) for name in sums})
+    names = [quoted(name) for name in columns]
+    return rated.select(*names).unionByName(taken.select(*names)).unionByName(moved.select(*names))
+
+
+def _summed(measured: DataFrame) -> list[Column]:
+    sums = {name: F.sum(name) for name in _MEASURES if name in measured.columns}
+    return [(total.cast(AMOUNT) if "cost" in name else total).alias(name) for name, total in sums.items()]
+
+
+def _start_of_price_and_hour(call_time: Column, prices: PriceList) -> Column:
+    """The latest start of an hour, or of a row of the list within one, that is not after the call."""
+    seconds = F.unix_seconds(call_time)
+    hour = F.timestamp_seconds(seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR)))
+    latest = hour
+    for start in _changes_within_hours(prices):
+        change = F.timestamp_micros(F.lit(start))
+        latest = F.when(call_time >= change, F.greatest(latest, change)).otherwise(latest)
+    return latest
+
+
+def _changes_within_hours(prices: PriceList) -> list[int]:
+    """The instants, in microseconds, at which a row of the list starts or ends other than on the hour."""
+    starts = [start for start, _ in periods(prices.prices)][1:]  # the first is the beginning of time
+    return [start for start in starts if start % (SECONDS_PER_HOUR * 1_000_000)]
+
+
+def _end_of_tier(tokens: Column, prices: PriceList) -> Column:
+    """The lowest tier bound of the list, of whatever model, that the tokens are not above; negative and missing counts
+    stay, and what is above every bound becomes the largest count there is."""
+    bounds = sorted({bound for p in prices.prices for bound in (p.min_input_tokens, p.max_input_tokens)})
+    end = F.lit(2**63 - 1)
+    for bound in reversed(bounds):
+        end = F.when(tokens <= bound, F.lit(bound).cast("bigint")).otherwise(end)
+    return F.when(tokens < 0, F.lit(-1).cast("bigint")).when(tokens.isNotNull(), end)
 
 
 def _merge_equal_prices(lines: DataFrame) -> DataFrame:

@@ -24,6 +24,7 @@ from spark_billing.price_list import FIRST_INSTANT_US, LAST_INSTANT_US
 from spark_billing.schemas import SECONDS_PER_HOUR, TAGS, USAGE, UTC8_SECONDS
 
 PRICED_BY = ("region", "model", "call_time", "input_tokens", "output_tokens")  # what the price of a call depends on
+BILLED_BY = ("workspace_id", *PRICED_BY)  # and the line it goes to
 
 _WHOLE_TEXT = r"\A *([+-]?[0-9]{1,38})(\.0*)? *\z"
 # Spark reads an offset only after seconds

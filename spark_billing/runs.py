@@ -20,10 +20,22 @@ from pyspark.sql import Column, DataFrame, Observation, Row, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from spark_billing.bills import Pricing, hourly_bills, lines_of_sums, sum_calls, tag_column
+from spark_billing.bills import (
+    Pricing,
+    hourly_bills,
+    lines_of_sums,
+    merge_sums,
+    move_calls,
+    rate_groups,
+    sum_calls,
+    tag_column,
+    with_measures,
+)
 from spark_billing.calls import billing_date, billing_hour, in_period, quoted
 from spark_billing.errors import LostRaceError, OutputError, TotalsError, UsageError
 from spark_billing.price_list import PriceList
+from spark_billing.rating import REASON_CODE
+from spark_billing.repeats import SUSPECT, find_settings, find_suspects, rate_others, rate_suspects, rate_without_id
 from spark_billing.schemas import (
     AMOUNT,
     PRICED,
@@ -32,6 +44,7 @@ from spark_billing.schemas import (
     TOTAL_TOKENS,
     UTC8_SECONDS,
 )
+from spark_billing.session import settings
 from spark_billing.sources import ROW, as_it_came, zoneless_time
 from spark_billing.storage import Storage
 from spark_billing.usage import countable, rate_usage, reason_of, with_costs
@@ -162,14 +175,11 @@ class _Run:
             dtype = job.usage.schema["call_time"].dataType
             start_us, end_us = job.period.start * 1_000_000, job.period.end * 1_000_000
             self.usage = job.usage.filter(in_period(F.col("call_time"), dtype, start_us, end_us))
-        self.rated = rate_usage(self.usage, job.prices, duplicates=job.duplicates)
 
     def stage(self, number: int) -> dict[str, Any]:
         """Write everything the run bills and rejects, prove it, and return the record to commit."""
         job = self.job
-        sums = sum_calls(self.rated, job.prices, job.group_by_tags, job.pricing)
-        sums.write.parquet(self._at("sums"))  # the one pass over the calls
-        self.sums = self.spark.read.schema(sums.schema).parquet(self._at("sums"))
+        self._sum()
         self.rejected_rows = self._rejected_rows()
         if "missing_call_time" in self.rejected_rows:
             self._refuse_zoneless_times()
@@ -217,6 +227,47 @@ class _Run:
             "replace": replace,
             "remove": sorted(set(self._touched(covered)) - set(replace)),
         }
+
+    def _sum(self) -> None:
+        """The sums of the calls (`merge_sums`), and the rated calls themselves for whoever needs these once more."""
+        job = self.job
+        sums = sum_calls(self.usage, job.prices, job.group_by_tags, job.pricing)
+        sums.write.parquet(self._at("groups"))  # the one pass over the calls
+        groups = rate_groups(self.spark.read.schema(sums.schema).parquet(self._at("groups")), job.prices)
+        self.rated = rate_usage(self.usage, job.prices, duplicates=False)
+        if job.duplicates:
+            groups = self._without_repeats(groups)
+        sums = merge_sums(groups).filter(F.col("requests") != 0)
+        sums.write.parquet(self._at("sums"))
+        self.sums = self.spark.read.schema(sums.schema).parquet(self._at("sums"))
+
+    def _without_repeats(self, groups: DataFrame) -> DataFrame:
+        """The groups less the calls that are rejected for their request id: looked for by hash, decided exactly."""
+        job, prices = self.job, self.job.prices
+        calls = _sums(groups, requests=F.col("requests"))["requests"]
+        with settings(self.spark, find_settings(calls)):
+            suspects = find_suspects(self.usage, calls)
+            suspects.write.parquet(self._at("suspects"))
+        suspects = self.spark.read.schema(suspects.schema).parquet(self._at("suspects"))
+        found = suspects.agg(F.count(F.lit(1)).alias("rows"), F.count(SUSPECT).alias("hashes")).collect()[0]
+        if found["rows"] == 0:
+            return groups
+        self.rated = rate_others(self.usage, suspects, prices)
+        without_id = rate_without_id(self.usage, prices)
+        moved = [
+            without_id.withColumn("before", F.col("reject")).withColumn(
+                "reject", F.lit(REASON_CODE["missing_request_id"])
+            )
+        ]
+        if found["hashes"]:
+            checked = rate_suspects(self.usage, suspects, prices)
+            self.rated = self.rated.unionByName(checked)
+            repeats = F.col("reject").isin(REASON_CODE["duplicate_request"], REASON_CODE["conflicting_request"])
+            moved.append(checked.filter(repeats).withColumn("before", F.lit(None).cast("int")))
+        for calls_moved in moved:
+            measured = with_measures(calls_moved, prices, job.group_by_tags, job.pricing)
+            groups = move_calls(groups, measured)
+        return groups
 
     def dearest(self) -> tuple[list[Row], list[Row]]:
         """The five workspaces and the five hours of this run that cost most."""

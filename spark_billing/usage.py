@@ -5,7 +5,7 @@ from __future__ import annotations
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_billing.calls import PRICED_BY, typed_calls, usage_field
+from spark_billing.calls import BILLED_BY, PRICED_BY, typed_calls, usage_field
 from spark_billing.errors import UsageError
 from spark_billing.price_list import MAX_TOKENS, PriceList
 from spark_billing.rating import REASON_CODE, cost_of, find_price
@@ -56,8 +56,7 @@ def price_calls(usage: DataFrame, *, prices: PriceList) -> DataFrame:
     """
     added = ("price_id", "tier", "input_cost", "output_cost", "cost")
     refuse_columns(usage, added)
-    calls = find_price(typed_calls(usage, PRICED_BY), prices)
-    return with_costs(calls.withColumn("reject", _reject_code(PRICED_BY, prices))).select("source.*", *added)
+    return with_costs(rate_calls(typed_calls(usage, PRICED_BY), prices, PRICED_BY)).select("source.*", *added)
 
 
 def with_costs(rated: DataFrame) -> DataFrame:
@@ -78,9 +77,14 @@ def with_costs(rated: DataFrame) -> DataFrame:
 
 def rate_usage(usage: DataFrame, prices: PriceList, *, duplicates: bool) -> DataFrame:
     """Typed calls beside their `source` row, each with its `price_row`, or with the code of its reason in `reject`."""
-    columns = ("request_id",) * duplicates + ("workspace_id", *PRICED_BY)
-    rated = find_price(typed_calls(usage, columns), prices).withColumn("reject", _reject_code(columns, prices))
+    columns = ("request_id",) * duplicates + BILLED_BY
+    rated = rate_calls(typed_calls(usage, columns), prices, columns)
     return _mark_repeats(rated) if duplicates else rated
+
+
+def rate_calls(calls: DataFrame, prices: PriceList, columns: tuple[str, ...]) -> DataFrame:
+    """Adds the price of each typed call (`rating.find_price`), and in `reject` the code of why it is not billed."""
+    return find_price(calls, prices).withColumn("reject", _reject_code(columns, prices))
 
 
 def reason_of(reject: Column) -> Column:
@@ -91,7 +95,12 @@ def reason_of(reject: Column) -> Column:
 
 def countable(tokens: Column) -> Column:
     """A count that control totals add up: 0 for what cannot be the tokens of one request, so no sum can overflow."""
-    return F.when(tokens.between(0, MAX_TOKENS), tokens).otherwise(F.lit(0).cast("bigint"))
+    return F.when(is_count(tokens), tokens).otherwise(F.lit(0).cast("bigint"))
+
+
+def is_count(tokens: Column) -> Column:
+    """Whether a number can be the tokens of one request; null for null."""
+    return tokens.between(0, MAX_TOKENS)
 
 
 def refuse_columns(usage: DataFrame, added: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "spark_billing"
 # Each module may import only from those before it
 ORDER = [
     *("errors", "price_list", "schemas", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage", "bills"),
-    *("storage", "sources", "runs", "session", "summary", "cli", "demo"),
+    *("repeats", "storage", "sources", "session", "runs", "summary", "cli", "demo"),
 ]
 LATER_ON_PURPOSE = {("cli", "demo")}  # --demo runs the demo, which runs the job
 
