@@ -15,6 +15,8 @@ from pathlib import Path
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_billing.session import local_session
+
 WORKSPACES = 1_000
 DAY = 1_775_606_400  # 2026-04-08T08:00+08:00 in epoch seconds: commercial billing has started
 REGIONS = ("cn-beijing", "cn-shanghai", "cn-hangzhou", "cn-shenzhen", "ap-southeast-1", "us-east-1")
@@ -56,8 +58,6 @@ def generated(spark: SparkSession, folder: Path, rows: int, order: str) -> str:
 
 
 if __name__ == "__main__":
-    from spark_billing.session import local_session
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--order", choices=("time", "random"), default="time")

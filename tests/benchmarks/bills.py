@@ -1,0 +1,297 @@
+"""Times a bill of one generated usage table: ours, what else one would write in Spark, DuckDB and Polars.
+
+Every contestant gives the bill of each workspace and hour (or the total of the costs), and all must be equal before
+anything is timed. Then the contestants take turns, so that a slow minute of the machine hits them all.
+
+    uv run --group benchmarks python -m tests.benchmarks.bills --rows 10000000 --data /tmp/usage
+
+It prints the table of the README, and with --json writes the same figures there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from decimal import Decimal
+from functools import reduce
+from pathlib import Path
+from typing import Any, Callable
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType
+
+from spark_billing import PriceList, hourly_bills, model_call_cost, price_calls
+from spark_billing.bills import Pricing, lines_of_sums, merge_sums, rate_groups, sum_calls
+from spark_billing.price_list import MAX_TOKENS
+from spark_billing.repeats import find_settings, find_suspects
+from spark_billing.session import local_session, settings
+from tests.benchmarks.generate import generated
+
+CORES = 2
+PICO = Decimal("0.000000000001")
+Bills = list[tuple[Any, ...]]  # workspace, hour, calls, input tokens, output tokens, amount; in order
+FLOOR = "floor: count and sum tokens, no prices"
+
+
+class Contest:
+    """The contestants on one table. Those in Spark give a DataFrame, the others the bills themselves."""
+
+    def __init__(self, spark: SparkSession, path: str, rows: int) -> None:
+        self.spark, self.path, self.rows = spark, path, rows
+        self.usage = spark.read.parquet(path)
+        self.prices = PriceList.bundled("emr-serverless-spark", currency="USD")
+        seconds = F.unix_seconds("call_time")
+        self.hour = (seconds - F.pmod(seconds, F.lit(3600))).alias("hour")
+        # the generated calls are all after the start of commercial billing
+        self.in_force = [p for p in self.prices.prices if p.effective_to is None]
+
+    def contestants(self) -> dict[str, tuple[str, Callable[[], Any]]]:
+        """By name: what its answer is compared as, and the contestant."""
+        return {
+            FLOOR: ("calls", self.floor),
+            "ours": ("bills", self.ours),
+            "ours, duplicates found": ("bills", self.ours_checked),
+            "ours, priced with the UDF": ("bills", lambda: self.ours("udf")),
+            "CASE, decimal per request, group by": ("bills", lambda: self.by_hand(self.usage)),
+            "dropDuplicates, range join, decimals": ("bills", self.drop_duplicates),
+            "cost of each call: native columns": ("cost", self.native_cost),
+            "cost of each call: our UDF": ("cost", self.udf_cost),
+            "cost of each call: pandas UDF of Decimals": ("cost", self.pandas_cost),
+            "cost of each call: plain udf": ("cost", self.plain_cost),
+            "DuckDB": ("bills", lambda: self.duckdb(distinct=False)),
+            "DuckDB, distinct": ("bills", lambda: self.duckdb(distinct=True)),
+            "Polars": ("bills", lambda: self.polars(distinct=False)),
+            "Polars, distinct": ("bills", lambda: self.polars(distinct=True)),
+        }
+
+    # --- ours --------------------------------------------------------------------------------------------------------
+
+    def floor(self) -> DataFrame:
+        sums = [F.count(F.lit(1)).alias("calls"), F.sum("input_tokens"), F.sum("output_tokens")]
+        return self.usage.groupBy("workspace_id", self.hour, "model", "region").agg(*sums)
+
+    def ours(self, pricing: Pricing = "native") -> DataFrame:
+        groups = rate_groups(sum_calls(self.usage, self.prices, (), pricing), self.prices)
+        bills = hourly_bills(lines_of_sums(merge_sums(groups), self.prices))
+        hour = F.unix_seconds("period_start").alias("hour")
+        return bills.select("workspace_id", hour, "requests", "input_tokens", "output_tokens", "amount")
+
+    def ours_checked(self) -> DataFrame:
+        with settings(self.spark, find_settings(self.rows)):
+            if find_suspects(self.usage, self.rows).collect():
+                raise SystemExit("the generated table is not clean")
+        return self.ours()
+
+    def native_cost(self) -> DataFrame:
+        return price_calls(self.usage, prices=self.prices).agg(F.sum("cost"))
+
+    def udf_cost(self) -> DataFrame:
+        return self.usage.agg(F.sum(model_call_cost(self.prices)(*_CALL)))
+
+    # --- what a Spark engineer would write ---------------------------------------------------------------------------
+
+    def by_hand(self, usage: DataFrame) -> DataFrame:
+        cost = F.lit(None).cast("decimal(38,12)")
+        for p in self.in_force:
+            ours = (F.col("model") == p.model) & (F.col("region") == p.region)
+            ours &= (F.col("input_tokens") > p.min_input_tokens) & (F.col("input_tokens") <= p.max_input_tokens)
+            cost = F.when(ours, _cost(F.lit(p.input_nano), F.lit(p.output_nano or 0))).otherwise(cost)
+        return self._summed(usage.withColumn("cost", cost))
+
+    def drop_duplicates(self) -> DataFrame:
+        p = [(p.model, p.region, p.min_input_tokens, p.max_input_tokens, p.input_nano, p.output_nano or 0)
+             for p in self.in_force]  # fmt: skip
+        names = "price_model string, price_region string, above long, up_to long, input_nano long, output_nano long"
+        rows = F.broadcast(self.spark.createDataFrame(p, names))
+        usage = self.usage.dropDuplicates(["workspace_id", "request_id"])
+        at = (usage.model == rows.price_model) & (usage.region == rows.price_region)
+        at &= (usage.input_tokens > rows.above) & (usage.input_tokens <= rows.up_to)
+        return self._summed(usage.join(rows, at).withColumn("cost", _cost(F.col("input_nano"), F.col("output_nano"))))
+
+    def _summed(self, priced: DataFrame) -> DataFrame:
+        calls = F.count(F.lit(1)).cast("bigint").alias("requests")
+        sums = [calls, F.sum("input_tokens"), F.coalesce(F.sum("output_tokens"), F.lit(0)), F.sum("cost")]
+        return priced.groupBy("workspace_id", self.hour).agg(*sums)
+
+    def pandas_cost(self) -> DataFrame:
+        import pandas as pd
+        from pyspark.sql.functions import pandas_udf
+
+        nano = self._lookup()
+
+        def price(model: pd.Series, region: pd.Series, tokens: pd.Series, output: pd.Series) -> pd.Series:
+            calls = zip(model, region, tokens, output.fillna(0))
+            return pd.Series([_one(nano, m, r, int(i), int(o)) for m, r, i, o in calls])
+
+        price.__annotations__ = dict.fromkeys(("model", "region", "tokens", "output", "return"), pd.Series)
+        return self.usage.agg(F.sum(pandas_udf(price, DecimalType(18, 12))(*_CALL[:4])))
+
+    def plain_cost(self) -> DataFrame:
+        nano = self._lookup()
+        price = F.udf(lambda m, r, i, o: _one(nano, m, r, i, o or 0), DecimalType(18, 12), useArrow=False)
+        return self.usage.agg(F.sum(price(*_CALL[:4])))
+
+    def _lookup(self) -> dict[tuple[str, str], list[tuple[int, int, int]]]:
+        found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
+        for p in self.in_force:
+            found.setdefault((p.model, p.region), []).append((p.max_input_tokens, p.input_nano, p.output_nano or 0))
+        return {key: sorted(tiers) for key, tiers in found.items()}
+
+    # --- what one would take on one machine --------------------------------------------------------------------------
+
+    def _bands(self) -> tuple[list[int], list[tuple[Any, ...]]]:
+        """Tier bounds of the list, and its prices by model, region and number of bounds below the tokens."""
+        bounds = sorted({b for p in self.in_force for b in (p.min_input_tokens, p.max_input_tokens)})
+        rows = [
+            (p.model, p.region, band, p.input_nano, p.output_nano or 0)
+            for p in self.in_force
+            for band in range(bounds.index(p.min_input_tokens) + 1, bounds.index(p.max_input_tokens) + 1)
+        ]
+        return bounds, rows
+
+    def duckdb(self, *, distinct: bool) -> Bills:
+        import duckdb
+
+        bounds, rows = self._bands()
+        session = duckdb.connect(config={"threads": CORES})
+        session.execute("create table prices (model text, region text, band int, i bigint, o bigint)")
+        session.executemany("insert into prices values (?, ?, ?, ?, ?)", rows)
+        band = " + ".join(f"(input_tokens > {bound})::int" for bound in bounds)
+        picked = "distinct on (workspace_id, request_id) *" if distinct else "*"
+        return session.execute(
+            f"""select workspace_id, epoch_us(call_time) // 3600000000 * 3600, count(*), sum(input_tokens)::bigint,
+                sum(coalesce(output_tokens, 0))::bigint, sum(input_tokens * i + coalesce(output_tokens, 0) * o)
+            from (select {picked}, {band} as band from read_parquet('{self.path}/*.parquet'))
+            join prices using (model, region, band) group by all"""
+        ).fetchall()
+
+    def polars(self, *, distinct: bool) -> Bills:
+        import polars as pl
+
+        bounds, rows = self._bands()
+        prices = pl.LazyFrame(rows, schema=["model", "region", "band", "i", "o"], orient="row")
+        tokens, output = pl.col("input_tokens"), pl.col("output_tokens").fill_null(0)
+        calls = pl.scan_parquet(f"{self.path}/*.parquet")
+        if distinct:
+            calls = calls.unique(subset=["workspace_id", "request_id"], keep="any")
+        band = reduce(lambda a, b: a + b, [(tokens > bound).cast(pl.Int64) for bound in bounds])
+        hour = pl.col("call_time").cast(pl.Int64) // 3_600_000_000 * 3600
+        if calls.collect_schema()["call_time"].time_unit == "ns":  # Spark's INT96
+            hour = pl.col("call_time").cast(pl.Int64) // 3_600_000_000_000 * 3600
+        bills = (
+            calls.with_columns(band.alias("band"), hour.alias("hour"))
+            .join(prices, on=["model", "region", "band"])
+            .group_by("workspace_id", "hour")
+            .agg(
+                pl.len(), tokens.sum(), output.sum(), (tokens * pl.col("i") + output * pl.col("o")).sum().alias("pico")
+            )
+        )
+        return bills.collect(engine="streaming").rows()
+
+
+_CALL = ("model", "region", "input_tokens", "output_tokens", "call_time")
+
+
+def _cost(input_nano: Column, output_nano: Column) -> Column:
+    """Tokens x price per 1,000 / 1,000 as a decimal, from prices in 10^-9."""
+
+    def charge(tokens: Column, nano: Column) -> Column:
+        price = (nano.cast("decimal(9,0)") * F.lit(PICO)).cast("decimal(12,12)")
+        return F.coalesce(tokens, F.lit(0)).cast("decimal(10,0)") * price
+
+    return (charge(F.col("input_tokens"), input_nano) + charge(F.col("output_tokens"), output_nano)).cast(
+        "decimal(18,12)"
+    )
+
+
+def _one(nano: dict[tuple[str, str], list[tuple[int, int, int]]], model: str, region: str, i: int, o: int) -> Decimal:
+    if not 0 < i <= MAX_TOKENS:
+        raise ValueError(i)
+    for top, input_nano, output_nano in nano[model, region]:
+        if i <= top:
+            return (i * input_nano + o * output_nano) * PICO
+    raise ValueError(i)
+
+
+def answer(kind: str, result: Any) -> Any:
+    """What a contestant found, in one form for all."""
+    if kind == "calls":
+        return result.agg(F.sum("calls")).collect()[0][0]
+    if kind == "cost":
+        return result.collect()[0][0]
+    rows = [tuple(row) for row in (result.collect() if isinstance(result, DataFrame) else result)]
+    exact = [(*row[:5], row[5] if isinstance(row[5], Decimal) else row[5] * PICO) for row in rows]
+    return sorted((w, int(h), int(n), int(i), int(o), a) for w, h, n, i, o, a in exact)
+
+
+def run(contestant: Callable[[], Any]) -> float:
+    """Seconds until the last row of the answer is there."""
+    start = time.perf_counter()
+    result = contestant()
+    if isinstance(result, DataFrame):
+        result.write.format("noop").mode("overwrite").save()
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=10_000_000, help="calls in the table (default 10 million)")
+    parser.add_argument("--order", choices=("time", "random"), default="time", help="order of the rows (generate.py)")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the generated tables")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="contestants whose name has one of these in it")
+    parser.add_argument("--json", type=Path, help="where the figures go as JSON")
+    arguments = parser.parse_args()
+
+    spark = local_session("benchmark", {"spark.master": f"local[{CORES}]", "spark.driver.memory": "8g"})
+    contest = Contest(spark, generated(spark, arguments.data, arguments.rows, arguments.order), arguments.rows)
+    chosen = {
+        name: entry
+        for name, entry in contest.contestants().items()
+        if name == FLOOR or not arguments.only or any(text in name for text in arguments.only)
+    }
+    answers: dict[str, Any] = {}
+    for name, (kind, contestant) in chosen.items():  # also the warm-up
+        print(f"checking {name}", file=sys.stderr)
+        found = answer(kind, contestant())
+        if answers.setdefault(kind, found) != found:
+            print(f"{name}: not the same answer as the others", file=sys.stderr)
+            return 1
+    if answers["calls"] != arguments.rows:
+        return 1
+    bills = answers.get("bills")
+    if bills and "cost" in answers and sum(bill[5] for bill in bills) != answers["cost"]:
+        print("the costs of the calls do not add up to the bills", file=sys.stderr)
+        return 1
+
+    seconds: dict[str, list[float]] = {name: [] for name in chosen}
+    for turn in range(arguments.rounds):
+        for name, (_, contestant) in chosen.items():
+            seconds[name].append(run(contestant))
+            print(f"round {turn + 1}: {seconds[name][-1]:7.2f} s  {name}", file=sys.stderr)
+    floor = statistics.median(seconds[FLOOR])
+    figures = {
+        name: {
+            "median": round(statistics.median(times), 2),
+            "min": round(min(times), 2),
+            "max": round(max(times), 2),
+            "to_floor": round(statistics.median(times) / floor, 2),
+        }
+        for name, times in seconds.items()
+    }
+    print(f"{arguments.rows:,} calls in the order of {arguments.order}, Spark {spark.version}, {CORES} cores\n")
+    print("| | median s | min | max | to the floor |\n|---|---|---|---|---|")
+    for name, f in figures.items():
+        print(f"| {name} | {f['median']} | {f['min']} | {f['max']} | {f['to_floor']} |")
+    if arguments.json:
+        made = {"rows": arguments.rows, "order": arguments.order, "spark": spark.version, "cores": CORES}
+        arguments.json.write_text(json.dumps({**made, "seconds": figures}, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
