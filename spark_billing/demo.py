@@ -11,11 +11,12 @@ from pyspark.sql import functions as F
 from spark_billing.bills import bill_lines
 from spark_billing.cli import BILLED, FAILED, bill
 from spark_billing.errors import OutputError
+from spark_billing.hours import hour_label, instant_label
 from spark_billing.price_list import PriceList
-from spark_billing.runs import hour_label, instant_label
 from spark_billing.schemas import USAGE
 from spark_billing.storage import Storage
-from spark_billing.summary import money, summary, table
+from spark_billing.summary import summary
+from spark_billing.text import money, table
 from spark_billing.usage import check_usage
 
 # The provider's own example: ai_query() called 10,000 times in Hangzhou, 260 input and 50 output tokens each

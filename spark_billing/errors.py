@@ -23,5 +23,9 @@ class TotalsError(SparkBillingError, RuntimeError):
     """The control totals of a run do not balance; nothing of the run was published."""
 
 
+class RetractionError(SparkBillingError, RuntimeError):
+    """A run would lower what is billed and was not allowed to; nothing of it was published."""
+
+
 class LostRaceError(SparkBillingError, RuntimeError):
     """Another run committed to the same output first; nothing of this run was published."""

@@ -1,56 +1,37 @@
-"""One billing run: the usage summed in one pass, bills and rejected rows staged, proved, committed and published.
+"""One billing run: the usage metered, the difference to the ledger written, proved, committed and published.
 
 Nothing under the output changes before the run's record is committed, and the record is created only if the control
-totals of what was written balance. Publishing moves whole partitions; if a run is killed in the middle of that, the
-next run finishes it from the record before doing anything else.
+totals of what was written balance. The tables of the touched dates are rebuilt from the ledger aside and then moved
+into place; if a run is killed in the middle of that, the next run finishes it from the record.
 """
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from decimal import Decimal
+from functools import reduce
 from typing import Any, Optional
 from uuid import uuid4
 
-from pyspark.sql import Column, DataFrame, Observation, Row, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import StructType
 
-from spark_billing.bills import (
-    Pricing,
-    hourly_bills,
-    lines_of_sums,
-    merge_sums,
-    move_calls,
-    rate_groups,
-    sum_calls,
-    tag_column,
-    with_measures,
-)
-from spark_billing.calls import billing_date, billing_hour, in_period, quoted
-from spark_billing.errors import LostRaceError, OutputError, TotalsError, UsageError
+from spark_billing.bills import Pricing, hourly_bills, lines_of_sums, tag_column
+from spark_billing.errors import LostRaceError, RetractionError, TotalsError, UsageError
+from spark_billing.hours import Period, date_label, hour_label, instant_label
+from spark_billing.ledger import bill_sums, difference, lowered_bills, net_lines
+from spark_billing.metering import meter
 from spark_billing.price_list import PriceList
-from spark_billing.rating import REASON_CODE
-from spark_billing.repeats import SUSPECT, find_settings, find_suspects, rate_others, rate_suspects, rate_without_id
-from spark_billing.schemas import (
-    AMOUNT,
-    PRICED,
-    REJECT_REASONS,
-    SECONDS_PER_HOUR,
-    TOTAL_TOKENS,
-    UTC8_SECONDS,
-)
-from spark_billing.session import settings
-from spark_billing.sources import ROW, as_it_came, zoneless_time
+from spark_billing.rating import literal_rows
+from spark_billing.records import Ledger, clear, finish_publishing, lines_path, publish, sums_by_hour
+from spark_billing.schemas import AMOUNT, PRICED, REJECT_REASONS, SECONDS_PER_HOUR
+from spark_billing.sources import zoneless_time
+from spark_billing.staging import Staging, total, touched_partitions
 from spark_billing.storage import Storage
-from spark_billing.usage import countable, rate_usage, reason_of, with_costs
-
-RUNS = "ledger/runs"
-UTC8 = timezone(timedelta(hours=8))
+from spark_billing.text import money, printable
+from spark_billing.usage import reason_of, with_costs
 
 # What a run needs of its session, whatever the cluster's defaults are
 SESSION_SETTINGS = {
@@ -63,32 +44,11 @@ SESSION_SETTINGS = {
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed
 }
 
-
-@dataclass(frozen=True)
-class Period:
-    """Whole UTC+8 hours, half open, as epoch seconds."""
-
-    start: int
-    end: int
-
-    @classmethod
-    def parse(cls, start: str, end: str) -> Period:
-        """From UTC+8 hours such as 2026-04-08T00; `ValueError` says what is wrong."""
-        edges = []
-        for text in (start, end):
-            try:
-                hour = datetime.strptime(text, "%Y-%m-%dT%H").replace(tzinfo=UTC8)
-            except ValueError:
-                raise ValueError(f"{text!r} is not a UTC+8 hour such as 2026-04-08T00") from None
-            edges.append(int(hour.timestamp()))
-        if edges[1] <= edges[0]:
-            raise ValueError(
-                f"the period from {start} to {end} is empty; it is half open, so give the hour after the last"
-            )
-        return cls(*edges)
-
-    def __str__(self) -> str:
-        return f"{hour_label(self.start)} to {hour_label(self.end)}"
+_ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
+_SHOWN = 5  # workspaces, hours or lowered bills in a message or a summary
+_TOKENS = ("input_tokens", "output_tokens")
+_BILL_SUMS = ("requests", *_TOKENS, "amount")
+_SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 
 
 @dataclass(frozen=True)
@@ -98,117 +58,334 @@ class Job:
     usage: DataFrame
     prices: PriceList
     output: str
+    source: str  # names the usage table over time; an output holds the bills of one
     arguments: Mapping[str, Any]  # as given, for the record
     period: Optional[Period] = None
     pricing: Pricing = "native"
     duplicates: bool = True
+    dedup_lookback: int = 24  # hours
     group_by_tags: Sequence[str] = ()
     detail: bool = False
+    as_of: Optional[int] = None  # epoch seconds; None: when the run starts
+    closed_after: Optional[int] = None  # hours; None: every hour is closed
+    adjust_within: Optional[int] = None  # days; None: however old
+    allow_retractions: bool = False
+    dry_run: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did: its committed record, and what a person asks first."""
+    """What a run did: its record (of a dry run: what it would be), and what a person asks first."""
 
     record: Mapping[str, Any]
     dearest_workspaces: Sequence[Row]
     dearest_hours: Sequence[Row]
-
-
-# The tables under the output and how each is partitioned: what a run replaces is whole partitions
-_PARTITIONED_BY = {
-    "bill_lines": ("billing_date",),
-    "bills": ("billing_date",),
-    "rejected": ("billing_date", "billing_hour"),
-    "priced_calls": ("billing_date", "billing_hour"),
-}
-_NO_TIME = "__HIVE_DEFAULT_PARTITION__"  # the partition of rows without a readable call_time
-_PUBLISHING_SECONDS = 10  # without progress, after which a run that was publishing counts as dead
-
-
-def hour_label(seconds: int) -> str:
-    """An hour as the provider's bill names it, in UTC+8, such as 2026-04-08T00."""
-    return instant_label(seconds)[:13]
-
-
-def instant_label(seconds: int) -> str:
-    """An instant given in epoch seconds, with its offset, such as 2026-04-08T00:00:00+08:00."""
-    return (datetime(1970, 1, 1) + timedelta(seconds=seconds + UTC8_SECONDS)).isoformat() + "+08:00"
+    lowered: Sequence[Row]  # bills that became lower: by rival copies, by leave, or in a dry run
 
 
 def bill_hours(spark: SparkSession, job: Job) -> Outcome:
     """Bill the usage of a job into its output folder and return what was done.
 
-    `UsageError` or `OutputError` before anything is written; `TotalsError` if what was written does not prove itself;
-    `LostRaceError` if another run committed meanwhile. In each case the bills are as before.
+    `UsageError` or `OutputError` before anything is written; `RetractionError` if bills would become lower;
+    `TotalsError` if what was written does not prove itself; `LostRaceError` if other runs kept committing meanwhile. In
+    each case the bills are as before.
     """
     storage = Storage(spark, job.output)
-    number = _last_run(storage, job.prices.currency) + 1
+    Ledger.open(storage).require(job.source, job.prices.currency)
     run = _Run(spark, job, storage)
     try:
-        record = run.stage(number)
-        outcome = Outcome(record, *run.dearest())
-    except BaseException:
-        _clear(storage, run.staging)
-        raise
-    # From here on the staged files may be committed, even if an error says otherwise: only a lost race removes them
-    if not storage.create(_record_path(number), json.dumps(record, indent=2, ensure_ascii=False) + "\n"):
-        _clear(storage, run.staging)
-        raise LostRaceError(
-            f"another run committed to {job.output} while this one was computing; nothing of this run was "
-            "published. Run it again."
-        )
-    _publish(storage, record)
-    return outcome
+        run.meter()
+        for attempt in range(1, _ATTEMPTS + 1):
+            ledger = Ledger.open(storage)
+            ledger.require(job.source, job.prices.currency)
+            if not job.dry_run:
+                finish_publishing(storage, ledger.last)
+            outcome = run.settle(ledger, attempt)
+            if job.dry_run:
+                return outcome
+            # from here on the run may be committed, even if an error says otherwise: only a lost race clears its files
+            run.uncommitted = []
+            if ledger.commit(outcome.record):
+                publish(storage, outcome.record)
+                return outcome
+            clear(storage, lines_path(run.run_id))
+            run.uncommitted = [run.folder]
+    finally:
+        run.clear()
+    raise LostRaceError(
+        f"other runs committed to {job.output} {_ATTEMPTS} times while this one was computing; nothing of this run was "
+        "published. Run it again."
+    )
 
 
 class _Run:
-    """The staging of one run, in a folder of its own that no reader of the tables looks into."""
-
     def __init__(self, spark: SparkSession, job: Job, storage: Storage) -> None:
         self.spark, self.job, self.storage = spark, job, storage
         self.started = datetime.now(timezone.utc)
-        self.run_id = f"{self.started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
-        self.staging = f"_staging/{self.run_id}"
-        self.usage = job.usage
-        if job.period is not None:
-            dtype = job.usage.schema["call_time"].dataType
-            start_us, end_us = job.period.start * 1_000_000, job.period.end * 1_000_000
-            self.usage = job.usage.filter(in_period(F.col("call_time"), dtype, start_us, end_us))
+        self.as_of = int(self.started.timestamp()) if job.as_of is None else job.as_of
+        self.name = f"{self.started:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
+        self.folder = f"_staging/{self.name}"
+        self.usage_staging = Staging(spark, storage, f"{self.folder}/usage")
+        self.uncommitted = [self.folder]  # what to clear when the run ends
+        self.persisted: list[DataFrame] = []
 
-    def stage(self, number: int) -> dict[str, Any]:
-        """Write everything the run bills and rejects, prove it, and return the record to commit."""
-        job = self.job
-        self._sum()
-        self.rejected_rows = self._rejected_rows()
-        if "missing_call_time" in self.rejected_rows:
+    def clear(self) -> None:
+        """Remove what no committed record speaks of."""
+        for rows in self.persisted:
+            rows.unpersist()
+        for folder in self.uncommitted:
+            clear(self.storage, folder)
+
+    def _keep(self, name: str, rows: DataFrame) -> DataFrame:
+        if not self.job.dry_run:
+            return self.usage_staging.keep(name, rows)
+        self.persisted.append(rows.persist())  # a dry run writes nothing, not even aside
+        return rows
+
+    # --- the usage, whatever the ledger says -------------------------------------------------------------------------
+
+    def meter(self) -> None:
+        """Sum the calls, and see which hours this run bills: those in scope that are neither open nor too old."""
+        job, prices = self.job, self.job.prices
+        self.metered = meter(
+            job.usage,
+            prices,
+            self._keep,
+            period=job.period,
+            lookback_hours=job.dedup_lookback,
+            duplicates=job.duplicates,
+            group_by_tags=job.group_by_tags,
+            pricing=job.pricing,
+        )
+        no_output_price = [n for n, price in enumerate(prices.prices) if price.output_price_per_1k is None]
+        by = ("hour", "reject", F.col("price_row").isin(no_output_price).alias("free_output"))
+        sums = (total(F.col(name)).alias(name) for name in ("requests", *_TOKENS))
+        self.totals = self.metered.sums.groupBy(*by).agg(*sums).collect()
+        self.with_usage = sorted({row["hour"] for row in self.totals if row["hour"] is not None})
+        if len(self.with_usage) < len({row["hour"] for row in self.totals}):
             self._refuse_zoneless_times()
 
-        hours = sorted(row["hour"] for row in self.sums.select("hour").distinct().collect() if row["hour"] is not None)
-        # a period run replaces all hours of its period; any other the hours that its usage has rows in
-        covered = hours if job.period is None else list(range(job.period.start, job.period.end, SECONDS_PER_HOUR))
-        self.covered = self.sums.select("hour").distinct().filter(F.col("hour").isNotNull())
+        self.open_from, self.old_until = (
+            2**62,
+            -(2**62),
+        )  # epoch seconds: the hours from and until which nothing is billed
+        if job.closed_after is not None:
+            self.open_from = self.as_of - (job.closed_after + 1) * SECONDS_PER_HOUR + 1
+        if job.adjust_within is not None:
+            self.old_until = self.as_of - job.adjust_within * _SECONDS_PER_DAY - SECONDS_PER_HOUR
+        # a period run covers all hours of its period; any other the hours that its usage has rows in
+        hours: Iterable[int] = self.with_usage
         if job.period is not None:
-            self.covered = self.spark.range(job.period.start, job.period.end, SECONDS_PER_HOUR).toDF("hour")
-        self._stage_bills({_date_of(hour) for hour in covered})
-        as_written = Observation("rejected")
-        if self.rejected_rows:
-            rejected = self.rated.filter(F.col("reject").isNotNull()).observe(as_written, *_rejected_totals())
-            self._stage_rows("rejected", rejected, reject_reason=reason_of(F.col("reject")))
-        if job.detail:
-            priced = with_costs(self.rated.filter(F.col("reject").isNull()))
-            self._stage_rows("priced_calls", priced, **{name: F.col(name) for name in PRICED.fieldNames()})
-        totals = self._prove(as_written.get if self.rejected_rows else {})
+            hours = range(job.period.start, job.period.end, SECONDS_PER_HOUR)
+        self.closed = [hour for hour in hours if hour < self.open_from]
+        self.covered = [hour for hour in self.closed if hour >= self.old_until]
 
-        replace = [part for table in _PARTITIONED_BY for part in _partitions(self.storage, f"{self.staging}/", table)]
-        period = job.period and {"from": hour_label(job.period.start), "to": hour_label(job.period.end)}
-        return {
+    def _refuse_zoneless_times(self) -> None:
+        text = zoneless_time(self.job.usage)
+        if text is not None:
+            raise UsageError(
+                f"call_time has text without an offset, such as {text!r}, and a zone is never guessed; "
+                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+            )
+
+    # --- the difference to the ledger --------------------------------------------------------------------------------
+
+    def settle(self, ledger: Ledger, attempt: int) -> Outcome:
+        """Write what the run adds to the ledger, and the tables that follow from it, prove them, and say so in the
+        record to commit."""
+        job, number = self.job, len(ledger.records) + 1
+        self.run_id = f"{self.name}-{attempt}"
+        staging = Staging(self.spark, self.storage, f"{self.folder}/{attempt}")
+        held = ledger.lines(self.spark, {date_label(hour) for hour in self.closed})
+        held_here = None if held is None else held.join(self._hours(self.closed), "period_start", "left_semi")
+
+        start = F.unix_seconds("period_start")
+        lines = lines_of_sums(self.metered.sums, job.prices).filter(start < self.open_from)
+        changes = difference(lines, held_here, self.metered.conflicts).withColumns(
+            {
+                "run": F.lit(number).cast("bigint"),
+                "run_at": F.timestamp_seconds(F.lit(int(self.started.timestamp()))),
+                "run_id": F.lit(self.run_id),
+            }
+        )
+        self.tag_columns = sorted(name for name in changes.columns if name.startswith(tag_column("")))
+        too_old: dict[int, Any] = {}
+        if len(self.covered) < len(self.closed):
+            too_old = sums_by_hour(changes.filter(start < self.old_until))
+            changes = changes.filter(start >= self.old_until)
+        added = self._add(ledger, changes)
+        sums = sums_by_hour(added)
+        lowered = self._guard(added, sums) if held is not None and sums else []
+
+        owed = added
+        if held_here is not None:
+            owed = held_here.filter(start >= self.old_until).unionByName(added, allowMissingColumns=True)
+        dates = {date_label(hour) for hour in sums}
+        tables = {}
+        if dates and not job.dry_run:
+            of_dates = added
+            if held is not None:
+                of_dates = held.filter(F.col("billing_date").cast("string").isin(*dates)).unionByName(added, True)
+            run = F.lit(number).cast("bigint").alias("run")
+            tables["bill_lines"] = staging.table("bill_lines", net_lines(of_dates).select("*", run))
+            tables["bills"] = staging.table("bills", hourly_bills(tables["bill_lines"]).select("*", run))
+            tables["ledger"] = of_dates
+        dearest = self._prove(owed, tables)
+        if not job.dry_run:
+            self._stage_calls(staging, number)
+            if not sums:
+                clear(self.storage, lines_path(self.run_id))
+        record = {
             "run": number,
             "run_id": self.run_id,
+            "parent": ledger.last and ledger.last["run_id"],
+            **self._what_was_done(ledger),
+            "ledger": _ledger_part(sums),
+            "not_adjusted": _ledger_part(too_old),
+            "staging": self.folder,
+            "replace": [],
+            "remove": [],
+        }
+        if not job.dry_run:
+            record["replace"] = staging.partitions()
+            touched = touched_partitions(self.storage, dates, self.covered, without_time=self._has_rows_without_time())
+            record["remove"] = sorted(set(touched) - set(record["replace"]))
+            record["staging"] = staging.folder
+        return Outcome(record, *dearest, lowered)
+
+    def _hours(self, hours: Iterable[int]) -> DataFrame:
+        rows = literal_rows(self.spark, "hour bigint", ({"hour": hour} for hour in hours))
+        return F.broadcast(rows.select(F.timestamp_seconds("hour").alias("period_start")))
+
+    def _add(self, ledger: Ledger, changes: DataFrame) -> DataFrame:
+        """The changes, computed once: in a folder of this run that does not count before its record exists."""
+        if self.job.dry_run:
+            return self._keep("added", changes)
+        path = lines_path(self.run_id)
+        self.uncommitted.append(path)
+        Staging(self.spark, self.storage, self.folder).write_lines(changes.drop("run_id"), path)
+        return ledger.read_back(self.spark, self.run_id, self.tag_columns)
+
+    def _guard(self, added: DataFrame, sums: Mapping[int, Any]) -> list[Row]:
+        """The bills that the added lines lower; `RetractionError` if that takes an explicit leave."""
+        lowered = lowered_bills(added, self.metered.conflicts).withColumn("hour", F.unix_seconds("period_start"))
+        worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN).collect()
+        if worst and not worst[0]["by_conflict"] and not self.job.allow_retractions and not self.job.dry_run:
+            bills = lowered.filter(~F.col("by_conflict")).count()
+            raise RetractionError(_refusal(bills, worst, _ledger_part(sums)["reasons"], self.job.prices.currency))
+        return worst
+
+    def _stage_calls(self, staging: Staging, number: int) -> None:
+        """The rejected rows, and with `detail` the priced calls; proved by what is read back."""
+        rated, job = self.metered.rated, self.job
+        if self.open_from < 2**62 or self.old_until > -(2**62):
+            start = F.unix_seconds("call_time")
+            start = start - F.pmod(start, F.lit(SECONDS_PER_HOUR))
+            rated = rated.filter(start.isNull() | ((start < self.open_from) & (start >= self.old_until)))
+        run = F.lit(number).cast("bigint")
+        totals = self._totals()
+        if self._rejected():
+            reason = reason_of(F.col("reject"))
+            counted = staging.calls(
+                "rejected", rated.filter(F.col("reject").isNotNull()), reject_reason=reason, run=run
+            )
+            _balance("rejected rows", self._rejected(), "those in rejected", staging.rejected_rows())
+            _balance("rejected calls and tokens", totals["rejected"], "those rejected in writing", counted)
+        if job.detail:
+            costs = {name: F.col(name) for name in PRICED.fieldNames()}
+            priced = with_costs(rated.filter(F.col("reject").isNull()))
+            staging.calls("priced_calls", priced, run=run, **costs)
+            if totals["billed"]["requests"]:
+                written = staging.read("priced_calls").agg(
+                    F.count(F.lit(1)).alias("n"), F.sum("cost").cast(AMOUNT).alias("cost")
+                )
+                row = written.collect()[0]
+                _balance("billed calls", totals["billed"]["requests"], "those in priced_calls", row["n"])
+                _balance("amount billed", self.amount, "cost in priced_calls", row["cost"])
+
+    # --- proof -------------------------------------------------------------------------------------------------------
+
+    def _totals(self) -> dict[str, dict[str, int]]:
+        """Requests and tokens of the usage by what becomes of them; `free` are output tokens the list does not bill."""
+        sums = {kind: dict.fromkeys(("requests", *_TOKENS), 0) for kind in _KINDS}
+        for row in self.totals:
+            kind = "billed" if row["reject"] is None else "rejected"
+            if row["hour"] is not None and row["hour"] >= self.open_from:
+                kind = "open"
+            elif row["hour"] is not None and row["hour"] < self.old_until:
+                kind = "too_old"
+            for name in ("requests", *_TOKENS):
+                sums["read"][name] += int(row[name])
+                sums[kind][name] += int(row[name])
+                if kind == "billed":
+                    sums["charged"][name] += 0 if row["free_output"] and name == "output_tokens" else int(row[name])
+        return sums
+
+    def _rejected(self) -> dict[str, int]:
+        """The rejected rows of the covered hours by reason, in the order of the reasons."""
+        rows: dict[str, int] = {}
+        for row in self.totals:
+            if row["reject"] is not None and (row["hour"] is None or self.old_until <= row["hour"] < self.open_from):
+                reason = REJECT_REASONS[row["reject"] - 1]
+                rows[reason] = rows.get(reason, 0) + int(row["requests"])
+        return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
+
+    def _has_rows_without_time(self) -> bool:
+        return self.job.period is not None or "missing_call_time" in self._rejected()
+
+    def _prove(self, owed: DataFrame, tables: Mapping[str, DataFrame]) -> tuple[list[Row], list[Row]]:
+        """That the ledger, read back, says what the usage says, and the tables what the ledger says; `TotalsError` if
+        not. Returns the workspaces and hours that are owed most for."""
+
+        def sums(what: str, rows: DataFrame, *by: str) -> DataFrame:
+            name = F.col(by[0]).cast("string") if by else F.lit(None).cast("string")
+            return rows.select(F.lit(what).alias("what"), name.alias("name"), *_BILL_SUMS)
+
+        def top(by: str) -> DataFrame:
+            lines = owed.withColumn("hour", F.unix_seconds("period_start"))
+            return sums(by, bill_sums(lines, by).orderBy(F.col("amount").desc(), by).limit(_SHOWN), by)
+
+        parts = [sums("owed", bill_sums(owed)), top("workspace_id"), top("hour")]
+        if tables:
+            parts += [sums(name, bill_sums(tables[name])) for name in ("ledger", "bill_lines")]
+            of_bills = tables["bills"].agg(
+                *(total(F.col(name)).cast("bigint").alias(name) for name in _BILL_SUMS[:3]),
+                F.sum("amount").cast(AMOUNT).alias("amount"),
+            )
+            parts.append(sums("bills", of_bills))
+        rows = reduce(DataFrame.unionByName, parts).collect()
+        found = {row["what"]: {name: row[name] or 0 for name in _BILL_SUMS} for row in rows}
+        charged = self._totals()["charged"]
+        owed_sums = dict(found["owed"])
+        self.amount = Decimal(owed_sums.pop("amount"))
+        _balance("rows read", self.metered.rows, "rows summed", self._totals()["read"]["requests"])
+        _balance("billed calls and charged tokens", charged, "those in the ledger", owed_sums)
+        if tables:
+            _balance("the ledger of the dates", found["ledger"], "bill_lines", found["bill_lines"])
+            _balance("bill_lines", found["bill_lines"], "bills", found["bills"])
+        workspaces, hours = ([row for row in rows if row["what"] == by] for by in ("workspace_id", "hour"))
+        return workspaces, hours
+
+    # --- the record --------------------------------------------------------------------------------------------------
+
+    def _what_was_done(self, ledger: Ledger) -> dict[str, Any]:
+        job, totals = self.job, self._totals()
+        kinds = [
+            kind
+            for kind in ("read", "billed", "rejected", "open", "too_old")
+            if kind in _ALWAYS or totals[kind]["requests"]
+        ]
+        absent = []
+        if job.period is None:
+            absent = sorted(set(ledger.hours()) - set(self.with_usage))
+        return {
             "started_at": self.started.isoformat(timespec="seconds"),
             "committed_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "as_of": instant_label(self.as_of),
             "spark_version": self.spark.version,
+            "source": job.source,
             "arguments": dict(job.arguments),
+            "tag_columns": self.tag_columns,
             "price_list": {
                 "name": job.prices.name,
                 "version": job.prices.version,
@@ -216,291 +393,65 @@ class _Run:
                 "tokens_per_k": job.prices.tokens_per_k,
                 "sha256": job.prices.sha256,
             },
-            "period": period,
+            "period": job.period and {"from": hour_label(job.period.start), "to": hour_label(job.period.end)},
             "hours": {
-                "with_usage": len(hours),
-                "first": hour_label(hours[0]) if hours else None,
-                "last": hour_label(hours[-1]) if hours else None,
+                "with_usage": len(self.with_usage),
+                "first": hour_label(self.with_usage[0]) if self.with_usage else None,
+                "last": hour_label(self.with_usage[-1]) if self.with_usage else None,
+                "billed_before_but_not_in_usage": [hour_label(hour) for hour in absent],
             },
-            "totals": totals,
-            "staging": self.staging,
-            "replace": replace,
-            "remove": sorted(set(self._touched(covered)) - set(replace)),
+            "totals": {
+                "rows": {kind: totals[kind]["requests"] for kind in kinds},
+                "rejected": self._rejected(),
+                **{name: {kind: totals[kind][name] for kind in (*kinds, "charged")} for name in _TOKENS},
+                "amount": f"{self.amount:f}",
+                "currency": job.prices.currency,
+            },
         }
 
-    def _sum(self) -> None:
-        """The sums of the calls (`merge_sums`), and the rated calls themselves for whoever needs these once more."""
-        job = self.job
-        sums = sum_calls(self.usage, job.prices, job.group_by_tags, job.pricing)
-        sums.write.parquet(self._at("groups"))  # the one pass over the calls
-        groups = rate_groups(self.spark.read.schema(sums.schema).parquet(self._at("groups")), job.prices)
-        self.rated = rate_usage(self.usage, job.prices, duplicates=False)
-        if job.duplicates:
-            groups = self._without_repeats(groups)
-        sums = merge_sums(groups).filter(F.col("requests") != 0)
-        sums.write.parquet(self._at("sums"))
-        self.sums = self.spark.read.schema(sums.schema).parquet(self._at("sums"))
 
-    def _without_repeats(self, groups: DataFrame) -> DataFrame:
-        """The groups less the calls that are rejected for their request id: looked for by hash, decided exactly."""
-        job, prices = self.job, self.job.prices
-        calls = _sums(groups, requests=F.col("requests"))["requests"]
-        with settings(self.spark, find_settings(calls)):
-            suspects = find_suspects(self.usage, calls)
-            suspects.write.parquet(self._at("suspects"))
-        suspects = self.spark.read.schema(suspects.schema).parquet(self._at("suspects"))
-        found = suspects.agg(F.count(F.lit(1)).alias("rows"), F.count(SUSPECT).alias("hashes")).collect()[0]
-        if found["rows"] == 0:
-            return groups
-        self.rated = rate_others(self.usage, suspects, prices)
-        without_id = rate_without_id(self.usage, prices)
-        moved = [
-            without_id.withColumn("before", F.col("reject")).withColumn(
-                "reject", F.lit(REASON_CODE["missing_request_id"])
-            )
-        ]
-        if found["hashes"]:
-            checked = rate_suspects(self.usage, suspects, prices)
-            self.rated = self.rated.unionByName(checked)
-            repeats = F.col("reject").isin(REASON_CODE["duplicate_request"], REASON_CODE["conflicting_request"])
-            moved.append(checked.filter(repeats).withColumn("before", F.lit(None).cast("int")))
-        for calls_moved in moved:
-            measured = with_measures(calls_moved, prices, job.group_by_tags, job.pricing)
-            groups = move_calls(groups, measured)
-        return groups
+_KINDS = ("read", "billed", "rejected", "open", "too_old", "charged")
+_ALWAYS = ("read", "billed", "rejected")
 
-    def dearest(self) -> tuple[list[Row], list[Row]]:
-        """The five workspaces and the five hours of this run that cost most."""
-        bills = self._new(self._staged("bills", self.bills_schema))
 
-        def top(name: str) -> list[Row]:
-            sums = (F.sum(c).alias(c) for c in ("requests", "input_tokens", "output_tokens", "amount"))
-            return bills.groupBy(name).agg(*sums).orderBy(F.col("amount").desc(), name).limit(5).collect()
-
-        return top("workspace_id"), top("hour")
-
-    def _at(self, name: str) -> str:
-        return self.storage.path(f"{self.staging}/{name}")
-
-    def _staged(self, table: str, schema: StructType) -> DataFrame:
-        return self.spark.read.schema(schema).parquet(self._at(table))
-
-    def _new(self, rows: DataFrame) -> DataFrame:
-        """The rows of lines or bills in the hours that this run covers, with their `hour` in epoch seconds."""
-        return rows.withColumn("hour", F.unix_seconds("period_start")).join(self.covered, "hour", "left_semi")
-
-    def _rejected_rows(self) -> dict[str, int]:
-        rows = self.sums.groupBy("reject").agg(F.sum("requests").alias("n")).orderBy("reject").collect()
-        return {REJECT_REASONS[row["reject"] - 1]: row["n"] for row in rows if row["reject"] is not None}
-
-    def _refuse_zoneless_times(self) -> None:
-        text = zoneless_time(self.usage)
-        if text is not None:
-            raise UsageError(
-                f"call_time has text without an offset, such as {text!r}, and a zone is never guessed; "
-                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
-            )
-
-    def _stage_bills(self, dates: set[str]) -> None:
-        """Bill lines and bills of the touched dates: the covered hours anew, their other hours as they are."""
-        lines = lines_of_sums(self.sums, self.job.prices)
-        present = [p for p in _partitions(self.storage, "", "bill_lines") if p.rpartition("=")[2] in dates]
-        if present:
-            existing = self.spark.read.option("basePath", self.storage.path("bill_lines"))
-            kept = existing.option("mergeSchema", True).parquet(*(self.storage.path(part) for part in present))
-            kept = kept.withColumn("billing_date", F.col("billing_date").cast("date"))
-            kept = kept.withColumn("hour", F.unix_seconds("period_start")).join(self.covered, "hour", "left_anti")
-            lines = lines.unionByName(kept.drop("hour"), allowMissingColumns=True)
-        self.lines_schema = lines.schema
-        in_order = ["billing_date", "period_start", "workspace_id", "region", "model", "tier", "token_type"]
-        in_order += [c for c in lines.columns if c.startswith(tag_column("")) or c == "price_per_1k"]
-        self._write("bill_lines", lines, in_order)
-        bills = hourly_bills(self._staged("bill_lines", lines.schema))
-        self.bills_schema = bills.schema
-        self._write("bills", bills, ["billing_date", "period_start", "workspace_id"])
-
-    def _stage_rows(self, table: str, rated: DataFrame, **added: Column) -> None:
-        """Calls as they came, with some columns added, by their UTC+8 hour."""
-        seconds = F.unix_seconds("call_time")
-        added = {**added, "billing_date": billing_date(seconds), "billing_hour": billing_hour(seconds)}
-        source = rated.schema["source"].dataType[ROW].dataType  # type: ignore[index]
-        row = F.col("source").getField(ROW)
-        rows = rated.select(
-            *as_it_came(row, tuple(added), source), *(column.alias(name) for name, column in added.items())
+def _balance(what: str, expected: object, where: str, found: object) -> None:
+    if expected != found:
+        raise TotalsError(
+            f"the totals do not balance: {what} {expected}, {where} {found}. Nothing was published. "
+            "If the usage table was written to during the run, run it again."
         )
-        self._write(table, rows, list(_PARTITIONED_BY[table]))
 
-    def _write(self, table: str, rows: DataFrame, in_order: list[str]) -> None:
-        partitions = _PARTITIONED_BY[table]
-        ordered = rows.repartition(*partitions).sortWithinPartitions(*(quoted(name) for name in in_order))
-        ordered.write.partitionBy(*partitions).parquet(self._at(table))
 
-    # --- proof -------------------------------------------------------------------------------------------------------
-
-    def _prove(self, rejected_as_written: Mapping[str, Any]) -> dict[str, Any]:
-        """The control totals of the run; `TotalsError` if what stands in the staged files is not what was read."""
-        fine, requests = F.col("reject").isNull(), F.col("requests")
-        tokens = {name: F.col(name) for name in ("input_tokens", "output_tokens")}
-        read = _sums(self.sums, requests=requests, **tokens)
-        billed = _sums(self.sums.filter(fine), requests=requests, **tokens)
-        rejected = _sums(self.sums.filter(~fine), requests=requests, **tokens)
-        no_output_price = [n for n, price in enumerate(self.job.prices.prices) if price.output_price_per_1k is None]
-        free = _sums(self.sums.filter(fine & F.col("price_row").isin(no_output_price)), **tokens)["output_tokens"]
-
-        written_lines = self._new(self._staged("bill_lines", self.lines_schema))
-        of_input, of_output = F.col("token_type") == "input", F.col("token_type") == "output"
-        lines = _sums(
-            written_lines,
-            requests=F.when(of_input, requests),
-            input_tokens=F.when(of_input, F.col("tokens")),
-            output_tokens=F.when(of_output, F.col("tokens")),
-        )
-        amount = _sum_amounts(written_lines, "amount")
-        written_bills = self._new(self._staged("bills", self.bills_schema))
-        bills = _sums(written_bills, requests=requests, **tokens)
-        charged = {**billed, "output_tokens": billed["output_tokens"] - free}
-        proofs = [
-            ("rows read", self.usage.count(), "rows summed", read["requests"]),
-            ("billed calls and charged tokens", charged, "those in bill_lines", lines),
-            ("calls and tokens in bill_lines", lines, "those in bills", bills),
-            ("amount in bill_lines", amount, "amount in bills", _sum_amounts(written_bills, "amount")),
-        ]
-        if self.rejected_rows:
-            proofs.append(("rejected rows", self.rejected_rows, "those in rejected", self._written_rejected_rows()))
-            proofs.append(
-                ("rejected calls and tokens", rejected, "those rejected in writing", dict(rejected_as_written))
-            )
-        if self.job.detail:
-            detail = self.spark.read.parquet(self._at("priced_calls")) if billed["requests"] else None
-            proofs.append(
-                ("billed calls", billed["requests"], "those in priced_calls", detail.count() if detail else 0)
-            )
-            cost = _sum_amounts(detail, "cost") if detail else Decimal(0)
-            proofs.append(("amount in bill_lines", amount, "cost in priced_calls", cost))
-        for what, expected, where, found in proofs:
-            if expected != found:
-                raise TotalsError(
-                    f"the totals do not balance: {what} {expected}, {where} {found}. Nothing was published. "
-                    "If the usage table was written to during the run, run it again."
-                )
-        return {
-            "rows": {"read": read["requests"], "billed": billed["requests"], "rejected": rejected["requests"]},
-            "rejected": self.rejected_rows,
-            **{
-                name: {"read": read[name], "billed": billed[name], "rejected": rejected[name], "charged": charged[name]}
-                for name in tokens
-            },
-            "amount": f"{amount:f}",
-            "currency": self.job.prices.currency,
+def _ledger_part(sums: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of lines as a record has them: in all, by reason, and by hour."""
+    reasons: dict[str, dict[str, Any]] = {}
+    hours = {}
+    for hour, by_reason in sums.items():
+        for reason, counts in by_reason.items():
+            into = reasons.setdefault(reason, {"lines": 0, "requests": 0, "tokens": 0, "amount": Decimal(0)})
+            for name, count in counts.items():
+                into[name] += count
+        hours[hour_label(hour)] = {
+            name: sum((counts[name] for counts in by_reason.values()), Decimal(0) if name == "amount" else 0)
+            for name in ("lines", "requests", "tokens", "amount")
         }
-
-    def _written_rejected_rows(self) -> dict[str, int]:
-        written = self.spark.read.parquet(self._at("rejected")).groupBy("reject_reason").count().collect()
-        rows = {row["reject_reason"]: row["count"] for row in written}
-        return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
-
-    # --- what is replaced --------------------------------------------------------------------------------------------
-
-    def _touched(self, covered: Sequence[int]) -> list[str]:
-        """The partitions under the output that this run replaces or removes."""
-        dates = {_date_of(hour) for hour in covered}
-        hours = {(_date_of(hour), str((hour + UTC8_SECONDS) // SECONDS_PER_HOUR % 24)) for hour in covered}
-        if self.job.period is not None or "missing_call_time" in self.rejected_rows:
-            hours.add((_NO_TIME, _NO_TIME))  # these rows belong to every period
-        touched = []
-        for table, partitioned_by in _PARTITIONED_BY.items():
-            for part in _partitions(self.storage, "", table):
-                values = tuple(folder.partition("=")[2] for folder in part.split("/")[1:])
-                if values in hours if len(partitioned_by) == 2 else values[0] in dates:
-                    touched.append(part)
-        return touched
+    for counts in (*reasons.values(), *hours.values()):
+        counts["amount"] = f"{counts['amount']:f}"
+    return {"reasons": reasons, "hours": hours}
 
 
-def _date_of(hour: int) -> str:
-    return hour_label(hour)[:10]
-
-
-def _rejected_totals() -> list[Column]:
-    counts = {name: countable(F.col(name)) for name in ("input_tokens", "output_tokens")}
-    return [F.count(F.lit(1)).alias("requests"), *(_total(c).alias(name) for name, c in counts.items())]
-
-
-def _total(count: Column) -> Column:
-    return F.coalesce(F.sum(count.cast(TOTAL_TOKENS)), F.lit(0).cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS)
-
-
-def _sums(rows: DataFrame, **counts: Column) -> dict[str, int]:
-    """Sums of whole numbers over a small table."""
-    row = rows.agg(*(_total(count).alias(name) for name, count in counts.items())).collect()[0]
-    return {name: int(row[name]) for name in counts}
-
-
-def _sum_amounts(rows: DataFrame, name: str) -> Decimal:
-    total = rows.agg(F.sum(F.col(name).cast(AMOUNT)).cast(AMOUNT).alias("total")).collect()[0]["total"]
-    return Decimal(0) if total is None else Decimal(total)
-
-
-def _partitions(storage: Storage, under: str, table: str) -> list[str]:
-    """The partitions of a table below a folder of the output, as paths such as bills/billing_date=2026-04-08."""
-    found = [table]
-    for column in _PARTITIONED_BY[table]:
-        found = [
-            f"{part}/{name}" for part in found for name in storage.names(under + part) if name.startswith(f"{column}=")
-        ]
-    return found
-
-
-# --- committed runs --------------------------------------------------------------------------------------------------
-
-
-def _record_path(number: int) -> str:
-    return f"{RUNS}/{number:020}.json"
-
-
-def _last_run(storage: Storage, currency: str) -> int:
-    """The number of the last committed run, its publishing finished; `OutputError` if it billed in another currency."""
-    numbers = [int(name[:-5]) for name in storage.names(RUNS) if name.endswith(".json") and name[:-5].isdigit()]
-    if not numbers:
-        return 0
-    path = _record_path(max(numbers))
-    try:
-        record = json.loads(storage.read(path))
-    except ValueError:
-        raise OutputError(
-            f"{storage.path(path)} is no complete record: its run died while it wrote it and has published nothing. "
-            "Delete that file and run again."
-        ) from None
-    if record["price_list"]["currency"] != currency:
-        raise OutputError(
-            f"{storage.root} holds bills in {record['price_list']['currency']}, and this run bills in {currency}; "
-            "give each currency an --output of its own"
-        )
-    left = None
-    while _unpublished(storage, record) not in ([], left):  # its run may still be at work: wait while it gets on
-        left = _unpublished(storage, record)
-        time.sleep(_PUBLISHING_SECONDS)
-    _publish(storage, record)
-    return max(numbers)
-
-
-def _unpublished(storage: Storage, record: Mapping[str, Any]) -> list[str]:
-    return [part for part in record["replace"] if storage.exists(f"{record['staging']}/{part}")]
-
-
-def _publish(storage: Storage, record: Mapping[str, Any]) -> None:
-    """Move a committed run's partitions into place. Done again from the start after a kill, it ends the same."""
-    if not storage.exists(record["staging"]):
-        return
-    for part in _unpublished(storage, record):
-        storage.delete(part)
-        storage.move(f"{record['staging']}/{part}", part)
-    for part in record["remove"]:
-        storage.delete(part)
-        for folder in (part.rpartition("/")[0], part.split("/")[0]):
-            storage.delete_if_empty(folder)
-    _clear(storage, record["staging"])
-
-
-def _clear(storage: Storage, staging: str) -> None:
-    storage.delete(staging)
-    storage.delete_if_empty(staging.rpartition("/")[0])
+def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, Any], currency: str) -> str:
+    """Which bills a run would lower, by what, and why."""
+    shown = [
+        f"{printable(row['workspace_id'])} in {hour_label(row['hour'])} by {-row['requests']:,} calls, "
+        f"{-row['input_tokens']:,} input and {-row['output_tokens']:,} output tokens, "
+        f"{money(-row['amount'])} {currency}"
+        for row in worst
+        if not row["by_conflict"]
+    ]
+    why = ", ".join(f"{reason} {money(Decimal(counts['amount']))} {currency}" for reason, counts in reasons.items())
+    return (
+        f"this run would lower {bills:,} bills that are in the ledger: {'; '.join(shown)}"
+        f"{'; and more' if bills > len(shown) else ''} (a negative number is a rise). All it would add: {why}. Nothing "
+        "was written. Is the usage complete, and are the prices right? If so, run it again with --allow-retractions."
+    )

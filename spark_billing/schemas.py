@@ -56,6 +56,15 @@ BILL_LINES = _columns(
     amount=AMOUNT,
 )  # and one string column tag_KEY for each tag that the bill is grouped by
 
+LEDGER_LINES = _columns(
+    **{field.name: field.dataType for field in BILL_LINES.fields},
+    entry=StringType(),  # ledger.ORIGINAL or ledger.ADJUSTMENT
+    reason=StringType(),  # of an adjustment: ledger.ADJUSTMENT_REASONS
+    run=LongType(),
+    run_at=TimestampType(),
+    run_id=StringType(),
+)
+
 BILLS = _columns(
     workspace_id=StringType(),
     period_start=TimestampType(),

@@ -1,8 +1,11 @@
 """One Spark session for all tests, and the settings that must make no difference."""
 
+import json
 import os
 import time
 from contextlib import contextmanager
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pyspark
@@ -10,8 +13,10 @@ import pytest
 from pyspark.sql import DataFrame
 
 from spark_billing import PriceList
+from spark_billing.cli import hourly_bill
 from spark_billing.schemas import TAGS, USAGE
 from spark_billing.session import local_session
+from tests.oracle import COMMERCIAL_START
 
 os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
 time.tzset()
@@ -81,6 +86,59 @@ def usage_frame(spark, calls, tags=False) -> DataFrame:
     """Calls, given as dicts, as a usage table of the contract's types."""
     schema = USAGE if not tags else USAGE.fromJson(USAGE.jsonValue()).add("tags", TAGS)
     return spark.createDataFrame([tuple(call.get(f.name) for f in schema.fields) for call in calls], schema)
+
+
+# --- jobs: usage on disk, billed into a folder
+
+HOUR = timedelta(hours=1)
+ONE = Decimal("0.00005308")  # CALL in Hangzhou
+
+
+def call(n, at=COMMERCIAL_START, **changes):
+    return {**CALL, "request_id": f"r-{n}", "call_time": at, **changes}
+
+
+@pytest.fixture
+def write(spark, tmp_path):
+    def write(calls, name="usage", file_format="parquet", tags=False):
+        path = str(tmp_path / name)
+        options = {"header": "true", "escape": '"'} if file_format == "csv" else {}
+        usage_frame(spark, calls, tags).coalesce(1).write.mode("overwrite").format(file_format).options(**options).save(
+            path
+        )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def bill(tmp_path, capsys):
+    def bill(usage, *arguments, output="out", currency="USD"):
+        """One log, however the test names its files."""
+        given = ["--usage", usage, "--output", str(tmp_path / output), "--currency", currency, "--source", "the log"]
+        code = hourly_bill([*given, *arguments])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return bill
+
+
+def rows(spark, path, table, order="period_start"):
+    frame = spark.read.parquet(str(path / table))
+    return frame.orderBy(order).collect()
+
+
+def record(path, number=1):
+    return json.loads((path / f"ledger/runs/{number:020}.json").read_text(encoding="utf-8"))
+
+
+def files(path):
+    """Every file of the tables under an output, with its bytes; not the ledger's."""
+    return {
+        str(f.relative_to(path)): f.read_bytes()
+        for table in ("bill_lines", "bills", "rejected", "priced_calls")
+        for f in (path / table).rglob("*.parquet")
+    }
 
 
 def site_without(folder: Path, *names: str) -> Path:

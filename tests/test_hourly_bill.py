@@ -1,6 +1,5 @@
 """The job from its arguments to its files: formats, mapping, time zones, periods, re-runs, exit codes."""
 
-import json
 import os
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -8,59 +7,11 @@ from decimal import Decimal
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing import runs
+from spark_billing import hours, records, runs, staging
 from spark_billing.cli import hourly_bill
 from spark_billing.schemas import BILL_LINES, BILLS
-from tests.conftest import CALL, setting, usage_frame
+from tests.conftest import HOUR, ONE, call, files, record, rows, setting, usage_frame
 from tests.oracle import COMMERCIAL_START
-
-HOUR = timedelta(hours=1)
-ONE = Decimal("0.00005308")  # CALL in Hangzhou
-
-
-def call(n, at=COMMERCIAL_START, **changes):
-    return {**CALL, "request_id": f"r-{n}", "call_time": at, **changes}
-
-
-@pytest.fixture
-def write(spark, tmp_path):
-    def write(calls, name="usage", file_format="parquet", tags=False):
-        path = str(tmp_path / name)
-        options = {"header": "true", "escape": '"'} if file_format == "csv" else {}
-        usage_frame(spark, calls, tags).coalesce(1).write.mode("overwrite").format(file_format).options(**options).save(
-            path
-        )
-        return path
-
-    return write
-
-
-@pytest.fixture
-def bill(tmp_path, capsys):
-    def bill(usage, *arguments, output="out", currency="USD"):
-        code = hourly_bill(["--usage", usage, "--output", str(tmp_path / output), "--currency", currency, *arguments])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return bill
-
-
-def rows(spark, path, table, order="period_start"):
-    frame = spark.read.parquet(str(path / table))
-    return frame.orderBy(order).collect()
-
-
-def record(path, number=1):
-    return json.loads((path / f"ledger/runs/{number:020}.json").read_text(encoding="utf-8"))
-
-
-def files(path):
-    """Every file of the tables under an output, with its bytes; not the ledger's."""
-    return {
-        str(f.relative_to(path)): f.read_bytes()
-        for table in ("bill_lines", "bills", "rejected", "priced_calls")
-        for f in (path / table).rglob("*.parquet")
-    }
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "orc", "json", "csv"])
@@ -94,7 +45,8 @@ def test_what_is_written(spark, write, bill, tmp_path):
     assert sorted(os.listdir(path)) == ["bill_lines", "bills", "ledger", "rejected"]
     for table, schema in (("bill_lines", BILL_LINES), ("bills", BILLS)):
         frame = spark.read.parquet(str(path / table))
-        assert dict(frame.dtypes) == {f.name: f.dataType.simpleString() for f in schema.fields}
+        assert dict(frame.dtypes) == {**{f.name: f.dataType.simpleString() for f in schema.fields}, "run": "bigint"}
+        assert [row["run"] for row in frame.select("run").distinct().collect()] == [1]
         assert [p.name for p in sorted((path / table).iterdir()) if p.is_dir()] == [
             "billing_date=2026-04-07",
             "billing_date=2026-04-08",
@@ -318,9 +270,8 @@ def test_hours_one_after_the_other_make_the_same_day(spark, write, bill, tmp_pat
     assert bill(usage, output="at once")[0] == 0
     for table in ("bill_lines", "bills", "rejected"):
         by_hour, at_once = (spark.read.parquet(str(tmp_path / o / table)) for o in ("by hour", "at once"))
-        assert sorted(map(str, by_hour.collect())) == sorted(map(str, at_once.select(*by_hour.columns).collect())), (
-            table
-        )
+        names = [name for name in by_hour.columns if name != "run"]
+        assert sorted(map(str, by_hour.select(*names).collect())) == sorted(map(str, at_once.select(*names).collect()))
 
 
 def test_a_rerun_replaces_its_hours_and_nothing_else(spark, write, bill, tmp_path):
@@ -349,7 +300,8 @@ def test_a_rerun_replaces_its_hours_and_nothing_else(spark, write, bill, tmp_pat
     assert untouched
     assert untouched.items() <= after.items()
     # and a period that has become empty is gone
-    assert bill(write([], "empty"), "--from", "2026-04-08T00", "--to", "2026-04-09T00")[0] == 0
+    gone = (write([], "empty"), "--from", "2026-04-08T00", "--to", "2026-04-09T00", "--allow-retractions")
+    assert bill(*gone)[0] == 0
     assert {f for f in files(path) if "2026-04-08" in f} == set()
     assert not (path / "rejected" / "billing_date=2026-04-08").exists()
     assert untouched.items() <= files(path).items()
@@ -553,7 +505,7 @@ def test_an_interrupt_after_the_commit_keeps_the_run(spark, write, bill, tmp_pat
         patch.setattr(runs.Storage, "create", interrupted)
         with pytest.raises(KeyboardInterrupt):
             bill(usage)
-    monkeypatch.setattr(runs, "_PUBLISHING_SECONDS", 0)
+    monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0)
     assert bill(write([call(2, COMMERCIAL_START + 24 * HOUR)], "next"))[0] == 0
     assert [b["requests"] for b in rows(spark, tmp_path / "out", "bills")] == [1, 1]
 
@@ -575,38 +527,47 @@ def test_one_output_one_currency(write, bill):
     assert "holds bills in USD" in err
 
 
-def test_totals_that_do_not_balance_publish_nothing(spark, write, bill, tmp_path, monkeypatch):
+@pytest.mark.parametrize("lost", ["ledger/lines", "bill_lines", "bills", "rejected"])
+def test_totals_that_do_not_balance_publish_nothing(spark, write, bill, tmp_path, monkeypatch, lost):
     usage = write([call(1), call(2, model="x")])
     assert bill(usage)[0] == 0
     before = files(tmp_path / "out")
 
-    def lossy(self, table, rows, in_order, write=runs._Run._write):
-        write(self, table, rows.limit(1) if table == "bill_lines" else rows, in_order)
+    def lossy(self, rows, path, *how, write=staging.Staging._write):
+        write(self, rows.limit(1) if lost in path else rows, path, *how)
 
-    monkeypatch.setattr(runs._Run, "_write", lossy)
-    code, _, err = bill(usage)
+    monkeypatch.setattr(staging.Staging, "_write", lossy)
+    code, _, err = bill(write([call(1), call(3), call(4, model="x"), call(5, model="y")]))
     assert code == 1
     assert "totals do not balance" in err
     assert files(tmp_path / "out") == before
     assert os.listdir(tmp_path / "out" / "ledger" / "runs") == [f"{1:020}.json"]
+    assert len(os.listdir(tmp_path / "out" / "ledger" / "lines")) == 1
     assert not (tmp_path / "out" / "_staging").exists()
 
 
-def test_the_second_of_two_runs_at_once_loses(write, bill, tmp_path, monkeypatch):
-    usage = write([call(1)])
-    stage = runs._Run.stage
+@pytest.mark.parametrize(("times", "code"), [(1, 0), (3, 5)])
+def test_of_two_runs_at_once_the_second_starts_over_or_gives_up(spark, write, bill, tmp_path, monkeypatch, times, code):
+    usage = write([call(1), call(2, model="x")])
+    settle, beaten_by = runs._Run.settle, []
 
-    def beaten(self, number):
-        record = stage(self, number)
-        monkeypatch.setattr(runs._Run, "stage", stage)
-        assert bill(usage)[0] == 0
-        return record
+    def beaten(self, ledger, attempt):
+        outcome = settle(self, ledger, attempt)
+        if len(beaten_by) < times:
+            with monkeypatch.context() as patch:
+                patch.setattr(runs._Run, "settle", settle)
+                beaten_by.append(bill(usage)[0])
+        return outcome
 
-    monkeypatch.setattr(runs._Run, "stage", beaten)
-    code, _, err = bill(usage)
-    assert code == 5
-    assert "another run committed" in err
-    assert len(os.listdir(tmp_path / "out" / "ledger" / "runs")) == 1
+    monkeypatch.setattr(runs._Run, "settle", beaten)
+    found, _, err = bill(usage)
+    assert (found, beaten_by) == (code, [0] * times)
+    assert ("other runs committed" in err) == (code == 5)
+    assert [b["amount"] for b in rows(spark, tmp_path / "out", "bills")] == [ONE]
+    assert [r["request_id"] for r in rows(spark, tmp_path / "out", "rejected", "request_id")] == ["r-2"]
+    assert len(os.listdir(tmp_path / "out" / "ledger" / "runs")) == times + (code == 0)
+    assert len(os.listdir(tmp_path / "out" / "ledger" / "lines")) == 1  # only the first run had anything to add
+    assert not (tmp_path / "out" / "_staging").exists()
 
 
 @pytest.mark.parametrize("moves", range(4))
@@ -626,7 +587,7 @@ def test_a_kill_while_publishing_is_finished_by_the_next_run(spark, write, bill,
         if moves < 3:
             with pytest.raises(KeyboardInterrupt):
                 bill(usage)
-    monkeypatch.setattr(runs, "_PUBLISHING_SECONDS", 0)
+    monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0)
     # the next run bills another day, and first finishes the one that was killed
     assert bill(write([call(3, COMMERCIAL_START + 48 * HOUR)], "usage3"))[0] == 0
     bills = rows(spark, tmp_path / "out", "bills")
@@ -663,5 +624,5 @@ def test_the_demo(capsys, tmp_path, currency, example):
 
 
 def test_period_labels():
-    assert runs.hour_label(int(datetime(2026, 12, 31, 16, tzinfo=timezone.utc).timestamp())) == "2027-01-01T00"
-    assert str(runs.Period.parse("2026-04-08T00", "2026-04-08T01")) == "2026-04-08T00 to 2026-04-08T01"
+    assert hours.hour_label(int(datetime(2026, 12, 31, 16, tzinfo=timezone.utc).timestamp())) == "2027-01-01T00"
+    assert str(hours.Period.parse("2026-04-08T00", "2026-04-08T01")) == "2026-04-08T00 to 2026-04-08T01"

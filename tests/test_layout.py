@@ -17,8 +17,9 @@ PACKAGE = ROOT / "spark_billing"
 
 # Each module may import only from those before it
 ORDER = [
-    *("errors", "price_list", "schemas", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage", "bills"),
-    *("repeats", "storage", "sources", "session", "runs", "summary", "cli", "demo"),
+    *("errors", "price_list", "schemas", "hours", "text", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage"),
+    *("bills", "ledger", "repeats", "storage", "sources", "session", "metering", "records", "staging", "runs"),
+    *("summary", "history", "rerate", "cli", "demo"),
 ]
 LATER_ON_PURPOSE = {("cli", "demo")}  # --demo runs the demo, which runs the job
 

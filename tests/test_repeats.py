@@ -6,7 +6,7 @@ import re
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing import check_usage, runs
+from spark_billing import check_usage, metering
 from spark_billing.bills import sum_calls
 from spark_billing.cli import hourly_bill
 from spark_billing.repeats import find_settings, find_suspects
@@ -88,14 +88,14 @@ def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, mon
     def everything_is_suspect(usage, count):
         return usage.select(F.xxhash64("workspace_id", "request_id").alias("suspect_hash")).distinct()
 
-    monkeypatch.setattr(runs, "find_suspects", everything_is_suspect)
+    monkeypatch.setattr(metering, "find_suspects", everything_is_suspect)
     assert rejected_by(spark, repeated, tmp_path / "colliding") == honest
 
 
 def test_a_clean_table_is_never_checked_by_content(spark, tmp_path, capsys, monkeypatch):
     usage_frame(spark, calls(50)).write.parquet(str(tmp_path / "usage"))
     for name in ("rate_suspects", "rate_others", "rate_without_id"):
-        monkeypatch.delattr(runs, name)
+        monkeypatch.delattr(metering, name)
     assert hourly_bill(["--usage", str(tmp_path / "usage"), "--output", str(tmp_path / "o"), "--currency", "USD"]) == 0
 
 

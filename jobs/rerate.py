@@ -1,0 +1,15 @@
+"""Compare two price lists on one usage table. Run by spark-submit, or on a laptop; see --help."""
+
+import sys
+from pathlib import Path
+
+try:
+    from spark_billing.cli import rerate
+except ModuleNotFoundError as error:  # run from a checkout, without --py-files and not installed
+    if error.name != "spark_billing":
+        raise
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    from spark_billing.cli import rerate
+
+if __name__ == "__main__":
+    raise SystemExit(rerate())

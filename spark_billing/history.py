@@ -1,0 +1,58 @@
+"""The audit trail: every line that was ever added to the bill of one workspace and hour, by which run and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_billing.errors import UsageError
+from spark_billing.hours import date_label, instant_label, parse_hour
+from spark_billing.records import Ledger
+from spark_billing.storage import Storage
+from spark_billing.text import money, printable, table
+
+
+def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: str) -> DataFrame:
+    """The ledger lines of a workspace and a UTC+8 hour such as 2026-04-08T00, oldest first (`LEDGER_LINES` and tags).
+
+    `output` is the folder that the job bills into. The lines are verified against the records of their runs; their
+    `amount` adds up to what is owed for the hour. `UsageError` if the hour is none or nothing was ever billed in it,
+    `OutputError` if the ledger is damaged.
+    """
+    try:
+        start = parse_hour(hour)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    lines = Ledger.open(Storage(spark, output)).lines(spark, {date_label(start)})
+    if lines is None:
+        raise UsageError(f"nothing was ever billed in {output} on {date_label(start)} (UTC+8)")
+    wanted = (F.unix_seconds("period_start") == start) & (F.col("workspace_id") == workspace_id)
+    tags = sorted(name for name in lines.columns if name.startswith("tag_"))
+    order = ["run", "region", "model", "tier", "token_type", "price_per_1k", *(f"`{tag}`" for tag in tags)]
+    return lines.filter(wanted).orderBy(*order)
+
+
+def told(lines: DataFrame, workspace_id: str, hour: str) -> Iterator[str]:
+    """The history as a person reads it: a line a row, the runs apart, the sum at the end."""
+    rows = lines.withColumn("at", F.unix_seconds("run_at")).collect()
+    if not rows:
+        yield f"Nothing was ever billed to {printable(workspace_id)} in {hour}."
+        return
+    currency = rows[0]["currency"]
+    cells = [("run", "at", "why", "price", "tokens of", "calls", "tokens", "per 1,000", currency)]
+    last = None
+    for row in rows:
+        run = (str(row["run"]), instant_label(row["at"])) if row["run"] != last else ("", "")
+        last = row["run"]
+        counts = (f"{row['requests']:,}", f"{row['tokens']:,}", f"{row['price_per_1k'].normalize():f}")
+        why = row["reason"] or row["entry"]
+        cells.append((*run, why, row["price_id"], row["token_type"], *counts, money(row["amount"])))
+    total = sum((row["amount"] for row in rows), Decimal(0))
+    yield f"Every line of {printable(workspace_id)} in {hour} (UTC+8)"
+    yield ""
+    yield from table(cells)
+    yield ""
+    yield f"Owed: {money(total)} {currency}"

@@ -1,0 +1,28 @@
+"""Figures, names and tables as a person reads them in a terminal. No Spark in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+_ID_WIDTH = 40
+
+
+def money(amount: Decimal) -> str:
+    """An amount in full, plain and unrounded, without needless zeros but with two decimals at least."""
+    whole, _, decimals = f"{abs(amount):f}".partition(".")
+    return f"{'-' if amount < 0 else ''}{int(whole):,}.{decimals.rstrip('0').ljust(2, '0')}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
+    """Rows of text as aligned lines: the first column to the left, all others to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        yield "   ".join(cells).rstrip()
+
+
+def printable(name: str) -> str:
+    """A name from the data on one line of a terminal, whatever is in it."""
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    return safe if len(safe) <= _ID_WIDTH else safe[: _ID_WIDTH - 1] + "…"

@@ -1,0 +1,297 @@
+"""A bill over time: late usage, corrected prices, withdrawn calls, hours that are open or too old, rival copies."""
+
+import os
+import shutil
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from spark_billing.cli import hourly_bill
+from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
+from tests.oracle import COMMERCIAL_START
+
+HEAD = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
+RETRACTION = 4
+
+
+def price_list(tmp_path, input_price, name="prices.csv"):
+    (tmp_path / name).write_text(f"{HEAD}\nqwen-plus,cn-hangzhou,0,1M,{input_price},0.000344,USD\n")
+    return ("--price-list", str(tmp_path / name))
+
+
+def added(path, number):
+    """What a run added: reason -> (lines, amount)."""
+    reasons = record(path, number)["ledger"]["reasons"]
+    return {reason: (counts["lines"], Decimal(counts["amount"])) for reason, counts in reasons.items()}
+
+
+def ledger_files(path):
+    return {str(f): f.read_bytes() for f in (path / "ledger").rglob("*") if f.is_file()}
+
+
+def test_a_bill_over_time(spark, write, bill, tmp_path):
+    path = tmp_path / "out"
+    prices = price_list(tmp_path, "0.000138")
+    first = [call(1), call(2)]
+    assert bill(write(first), *prices)[0] == 0
+    assert added(path, 1) == {"original": (2, 2 * ONE)}
+    tables, ledger = files(path), ledger_files(path)
+
+    # the same again adds nothing and touches nothing but the ledger's runs
+    code, out, _ = bill(write(first), *prices)
+    assert code == 0
+    assert "Nothing to add" in out
+    assert "Total: 0.00010616 USD" in out
+    assert (added(path, 2), files(path)) == ({}, tables)
+    assert os.listdir(path / "ledger" / "lines") == [f"run_id={record(path)['run_id']}"]
+
+    # a late call adds its own cost; a workspace that had nothing in this hour is billed for the first time
+    late = [*first, call(3), call(4, workspace_id="w-2")]
+    assert bill(write(late), *prices)[0] == 0
+    assert added(path, 3) == {"late_usage": (2, ONE), "original": (2, ONE)}
+    assert {b["workspace_id"]: (b["amount"], b["run"]) for b in rows(spark, path, "bills")} == {
+        "w-1": (3 * ONE, 3),
+        "w-2": (ONE, 3),
+    }
+
+    # a corrected price reverses the old input lines and adds new ones: 260 tokens at 0.000138, then at 0.000150
+    assert bill(write(late), *price_list(tmp_path, "0.00015", "corrected.csv"))[0] == 0
+    assert added(path, 4) == {"price_change": (4, 4 * (Decimal("0.000039") - Decimal("0.00003588")))}
+    dear = Decimal("0.0000562")  # 0.000039 + 50 x 0.000344 / 1000
+    assert sum(b["amount"] for b in rows(spark, path, "bills")) == 4 * dear
+
+    # nothing that was written is ever changed
+    for number in range(1, 5):
+        assert record(path, number)["run"] == number
+    assert ledger.items() <= ledger_files(path).items()
+
+
+def test_taking_money_back_needs_leave(spark, write, bill, tmp_path):
+    path = tmp_path / "out"
+    assert bill(write([call(1), call(2), call(3, model="x")]))[0] == 0
+    before = (files(path), ledger_files(path))
+    hour = ("--from", "2026-04-08T00", "--to", "2026-04-08T01")
+    for usage, arguments in (
+        (write([call(1)], "less"), ()),
+        (write([], "empty"), hour),
+        (write([call(1), call(2, output_tokens=49)], "shorter"), ()),
+        (write([call(1), call(2)], "cheaper"), price_list(tmp_path, "0.000137")),
+    ):
+        code, out, err = bill(usage, *arguments)
+        assert (code, out) == (RETRACTION, "")
+        assert "would lower 1 bills" in err
+        assert "w-1 in 2026-04-08T00" in err
+        assert "--allow-retractions" in err
+        assert err.count("\n") == 1
+        assert (files(path), ledger_files(path)) == before
+        assert not (path / "_staging").exists()
+    assert "by 0 calls, 0 input and 0 output tokens, 0.00000052 USD" in err  # 2 x 260 x 0.000001 / 1000
+
+    code, out, _ = bill(write([call(1)], "less"), "--allow-retractions")
+    assert code == 0
+    assert added(path, 2) == {"withdrawn_usage": (2, -ONE)}
+    assert "Bills that become lower" in out
+    # a workspace that is gone altogether has no bill of 0
+    assert bill(write([call(5, workspace_id="w-2")], "other"), "--allow-retractions")[0] == 0
+    assert [(b["workspace_id"], b["amount"]) for b in rows(spark, path, "bills")] == [("w-2", ONE)]
+    # and if it comes back, that is an adjustment
+    assert bill(write([call(1), call(5, workspace_id="w-2")], "both"))[0] == 0
+    assert added(path, 4) == {"late_usage": (2, ONE)}
+
+
+def test_a_usage_table_without_the_hours_billed_before(write, bill, tmp_path):
+    assert bill(write([call(1), call(2, COMMERCIAL_START + HOUR)]))[0] == 0
+    code, out, _ = bill(write([call(3, COMMERCIAL_START + 2 * HOUR)], "next"))
+    assert code == 0
+    assert "2 hours that were billed before have no row in this usage, the first 2026-04-08T00" in out
+    hours = record(tmp_path / "out", 2)["hours"]
+    assert hours["billed_before_but_not_in_usage"] == ["2026-04-08T00", "2026-04-08T01"]
+
+
+def test_a_ledger_is_of_one_usage(write, tmp_path, capsys):
+    one, other = write([call(1)], "one"), write([call(2)], "other")
+
+    def run(usage, *arguments):
+        code = hourly_bill(["--usage", usage, "--output", str(tmp_path / "o"), "--currency", "USD", *arguments])
+        return code, capsys.readouterr().err
+
+    assert run(one)[0] == 0
+    code, err = run(other)
+    assert code == 2
+    assert "--source" in err
+    assert "take back what the other is billed" in err
+    assert run(other, "--source", one, "--allow-retractions")[0] == 0
+
+
+def test_open_and_old_hours(spark, write, bill, tmp_path):
+    path = tmp_path / "out"
+    calls = [call(n, COMMERCIAL_START + n * HOUR) for n in range(6)]
+    calls += [call(9, COMMERCIAL_START + 5 * HOUR, model="x"), call("none", None)]
+    # as of 06:00 the hour 5 ended just now, and hour 4 an hour ago
+    code, out, _ = bill(write(calls), "--closed-after", "1", "--as-of", "2026-04-08T06:00+08:00", "--detail")
+    assert code == 0
+    assert [b["billing_hour"] for b in rows(spark, path, "bills")] == [0, 1, 2, 3, 4]
+    assert record(path)["totals"]["rows"] == {"read": 8, "billed": 5, "rejected": 1, "open": 2}
+    assert [r["reject_reason"] for r in rows(spark, path, "rejected", "request_id")] == ["missing_call_time"]
+    assert len(rows(spark, path, "priced_calls", "request_id")) == 5
+    assert "in hours that are still open" in out
+    # a day later and a bit, with a late call in hour 0 and one in hour 5: hour 0 ended over a day ago
+    calls += [call("a"), call("b", COMMERCIAL_START + 5 * HOUR)]
+    arguments = ("--closed-after", "1", "--adjust-within", "1", "--as-of", "2026-04-09T01:00:01+08:00")
+    code, out, _ = bill(write(calls), *arguments)
+    assert code == 0
+    assert added(path, 2) == {"original": (2, 2 * ONE)}
+    assert record(path, 2)["not_adjusted"]["reasons"] == {
+        "late_usage": {"lines": 2, "requests": 2, "tokens": 310, "amount": "0.000053080000"}
+    }
+    totals = record(path, 2)["totals"]
+    assert totals["rows"] == {"read": 10, "billed": 6, "rejected": 2, "too_old": 2}
+    assert totals["input_tokens"] == {"read": 2600, "billed": 1560, "rejected": 520, "too_old": 520, "charged": 1560}
+    assert "Too old, so not added" in out
+    assert [b["requests"] for b in rows(spark, path, "bills")] == [1, 1, 1, 1, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--as-of", "2026-04-09T00:00Z"], "give one of them"),
+        (["--as-of", "2026-04-09", "--closed-after", "1"], "not an instant"),
+        (["--closed-after", "24", "--adjust-within", "1"], "no hour would ever be billed"),
+    ],
+)
+def test_arguments_about_time(write, bill, arguments, words):
+    code, _, err = bill(write([call(1)]), *arguments)
+    assert code == 2
+    assert words in err
+
+
+def test_a_dry_run_writes_nothing(spark, write, bill, tmp_path):
+    usage = write([call(1), call(1), call(2, model="x")])
+    code, out, _ = bill(usage, "--dry-run")
+    assert code == 0
+    assert not (tmp_path / "out").exists()
+    assert "Would be added to the ledger" in out
+    assert "Total: 0.00005308 USD" in out
+    assert bill(usage)[0] == 0
+    before = (files(tmp_path / "out"), ledger_files(tmp_path / "out"))
+    fewer = write([call(1, output_tokens=0)], "fewer")
+    code, out, _ = bill(fewer, "--dry-run")
+    assert code == 0
+    assert "needs --allow-retractions" in out
+    assert "w-1 2026-04-08T00" in out
+    assert (files(tmp_path / "out"), ledger_files(tmp_path / "out")) == before
+    assert not (tmp_path / "out" / "_staging").exists()
+
+
+def test_an_earlier_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
+    path = tmp_path / "out"
+    five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR
+    assert bill(write([call(1, five), call(2, five)]))[0] == 0
+    code, out, _ = bill(write([call(1, five), call(2, five), call(1, two, input_tokens=250), call(3, two)]))
+    assert code == 0  # no leave needed: nothing is lost but by the conflict
+    assert "ATTENTION: 1 calls have the id of another call" in out
+    assert added(path, 2) == {"conflict": (2, -ONE), "original": (2, 2 * ONE - Decimal("0.00000138"))}
+    assert [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, path, "bills")] == [
+        (2, 2, 510),
+        (5, 1, 260),
+    ]
+    assert [r["reject_reason"] for r in rows(spark, path, "rejected", "request_id")] == ["conflicting_request"]
+
+
+@pytest.mark.parametrize("order", [(2, 5), (5, 2)])
+def test_which_copy_is_billed_does_not_depend_on_the_period(spark, write, bill, tmp_path, order):
+    five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR + timedelta(minutes=59)
+    usage = write([call(1, five), call(1, two, input_tokens=250), call(2, five), call(3, two)])
+    for hour in order:
+        assert bill(usage, "--from", f"2026-04-08T0{hour}", "--to", f"2026-04-08T0{hour + 1}")[0] == 0
+    path = tmp_path / "out"
+    assert [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, path, "bills")] == [
+        (2, 2, 510),
+        (5, 1, 260),
+    ]
+    assert [(r["billing_hour"], r["reject_reason"]) for r in rows(spark, path, "rejected", "request_id")] == [
+        (5, "conflicting_request")
+    ]
+    for number in (1, 2):
+        totals = record(path, number)["totals"]["rows"]
+        assert totals["read"] == 2
+    assert record(path)["arguments"]["dedup_lookback"] == 24
+    # without looking around, hour 5 does not know of the other copy
+    near = ("--from", "2026-04-08T05", "--to", "2026-04-08T06", "--dedup-lookback", "2")
+    assert bill(usage, *near, output="near")[0] == 0
+    assert rows(spark, tmp_path / "near", "bills")[0]["requests"] == 2
+
+
+def test_tags_that_come_later(spark, write, bill, tmp_path):
+    tagged = [call(1, tags={"team": "a"}), call(2, tags={"team": "b"}), call(3)]
+    usage = write(tagged, tags=True)
+    assert bill(usage)[0] == 0
+    assert bill(usage, "--group-by-tag", "team")[0] == 0
+    assert added(tmp_path / "out", 2) == {"regrouped": (8 - 2, Decimal(0))}  # the call without a tag stays as it was
+    lines = rows(spark, tmp_path / "out", "bill_lines", ["token_type", "tag_team"])
+    assert [(r["tag_team"], r["requests"]) for r in lines] == [(None, 1), ("a", 1), ("b", 1)] * 2
+    assert bill(usage)[0] == 0
+    assert [b["requests"] for b in rows(spark, tmp_path / "out", "bills")] == [3]
+
+
+def damage_lines(path):
+    next((path / "ledger" / "lines").rglob("*.parquet")).unlink()
+
+
+def damage_folder(path):
+    shutil.rmtree(next((path / "ledger" / "lines").glob("*/billing_date=*")))
+
+
+def damage_first_record(path):
+    (path / "ledger" / "runs" / f"{1:020}.json").unlink()
+
+
+def double_lines(path):
+    part = next((path / "ledger" / "lines").rglob("*.parquet"))
+    shutil.copy(part, part.with_name("part-copy.snappy.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (damage_lines, "is not what its run wrote"),
+        (double_lines, "is not what its run wrote"),
+        (damage_folder, "is gone"),
+        (damage_first_record, "is not whole"),
+    ],
+)
+def test_a_damaged_ledger_is_found_out(write, bill, tmp_path, damage, words):
+    path = tmp_path / "out"
+    assert bill(write([call(1)]))[0] == 0
+    assert bill(write([call(1), call(2)]))[0] == 0
+    damage(path)
+    before = files(path)
+    code, _, err = bill(write([call(1), call(2)]))
+    assert code == 2
+    assert words in err
+    assert files(path) == before
+
+
+def test_lines_of_a_run_that_died_do_not_count(spark, write, bill, tmp_path):
+    path = tmp_path / "out"
+    assert bill(write([call(1)]))[0] == 0
+    lines = path / "ledger" / "lines"
+    shutil.copytree(next(lines.iterdir()), lines / "run_id=20260408T000000Z-00000000-1")
+    (path / "_staging" / "20260408T000000Z-00000000" / "usage").mkdir(parents=True)
+    assert bill(write([call(1), call(2)]))[0] == 0
+    assert [b["requests"] for b in rows(spark, path, "bills")] == [2]
+    assert added(path, 2) == {"late_usage": (2, ONE)}
+
+
+def test_names_from_the_data_stay_data(spark, bill, tmp_path):
+    hostile = "w/../../x\n\x1b[31m; DROP TABLE ' ${x} %2F{}"
+    calls = [call(1, workspace_id=hostile), call(2, workspace_id=hostile)]
+    usage_frame(spark, calls).write.parquet(str(tmp_path / "u"))
+    assert bill(str(tmp_path / "u"))[0] == 0
+    usage_frame(spark, calls[:1]).write.parquet(str(tmp_path / "v"))
+    code, _, err = bill(str(tmp_path / "v"))
+    assert code == RETRACTION
+    assert "\x1b" not in err
+    assert err.count("\n") == 1
+    assert rows(spark, tmp_path / "out", "bills")[0]["workspace_id"] == hostile
