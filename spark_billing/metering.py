@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_billing.bills import Pricing, merge_sums, move_calls, rate_groups, sum_calls, with_measures
-from spark_billing.calls import in_period
+from spark_billing.calls import BILLED_BY, in_period, typed_calls
 from spark_billing.hours import Period
 from spark_billing.price_list import PriceList
 from spark_billing.rating import REASON_CODE
@@ -36,7 +36,7 @@ class Metered:
 
     rows: int  # of the usage, counted apart from the sums
     sums: DataFrame  # `bills.merge_sums`
-    rated: DataFrame  # every call with its price or its reason, for whoever needs the calls once more
+    rated: Callable[[], DataFrame]  # every call with its price or its reason, for whoever needs the calls once more
     conflicts: Optional[DataFrame]  # `repeats.conflicting_calls`; None if no call may have a rival
 
 
@@ -53,6 +53,7 @@ def meter(
 ) -> Metered:
     """Sum the calls of a period (None: all). Repeats are looked for among the calls of so many hours around it, too,
     so that which copy is billed does not depend on the period."""
+    typed_calls(usage, ("request_id",) * duplicates + BILLED_BY)  # refuses columns that do not fit before any pass
     of_run, around = usage, usage
     if period is not None:
         seconds = lookback_hours * SECONDS_PER_HOUR
@@ -67,8 +68,10 @@ def meter(
             groups = move_calls(groups, with_measures(calls, prices, group_by_tags, pricing))
         return keep("sums", merge_sums(groups).filter(F.col("requests") != 0))
 
+    def rated() -> DataFrame:
+        return rate_usage(of_run, prices, duplicates=False)
+
     if not duplicates:
-        rated = rate_usage(of_run, prices, duplicates=False)
         return Metered(of_run.count(), summed(()), rated, None)
 
     rows = of_run.count()
@@ -77,9 +80,9 @@ def meter(
         suspects = keep("suspects", find_suspects(around, rows_around))
     found = suspects.agg(F.count(F.lit(1)).alias("rows"), F.count(SUSPECT).alias("hashes")).collect()[0]
     if found["rows"] == 0:
-        return Metered(rows, summed(()), rate_usage(of_run, prices, duplicates=False), None)
+        return Metered(rows, summed(()), rated, None)
 
-    rated, conflicts = rate_others(of_run, suspects, prices), None
+    apart, conflicts = rate_others(of_run, suspects, prices), None
     reject = F.col("reject")
     without_id = rate_without_id(of_run, prices).withColumn("before", reject)
     moved = [without_id.withColumn("reject", F.lit(REASON_CODE["missing_request_id"]))]
@@ -89,10 +92,10 @@ def meter(
         if period is not None:  # its copies before and after have only had their say in which one is billed
             at = F.unix_seconds("call_time")
             checked = checked.filter(at.isNull() | ((at >= period.start) & (at < period.end)))
-        rated = rated.unionByName(checked)
+        apart = apart.unionByName(checked)
         repeats = reject.isin(REASON_CODE["duplicate_request"], REASON_CODE["conflicting_request"])
         moved.append(checked.filter(repeats).withColumn("before", F.lit(None).cast("int")))
-    return Metered(rows, summed(moved), rated, conflicts)
+    return Metered(rows, summed(moved), lambda: apart, conflicts)
 
 
 def of_period(usage: DataFrame, period: Period) -> DataFrame:

@@ -127,6 +127,7 @@ class _Run:
         self.folder = f"_staging/{self.name}"
         self.usage_staging = Staging(spark, storage, f"{self.folder}/usage")
         self.uncommitted = [self.folder]  # what to clear when the run ends
+        self.output_is_new = not storage.exists("")
         self.persisted: list[DataFrame] = []
 
     def clear(self) -> None:
@@ -135,6 +136,8 @@ class _Run:
             rows.unpersist()
         for folder in self.uncommitted:
             clear(self.storage, folder)
+        if self.output_is_new:
+            self.storage.delete_if_empty("")
 
     def _keep(self, name: str, rows: DataFrame) -> DataFrame:
         if not self.job.dry_run:
@@ -277,19 +280,21 @@ class _Run:
 
     def _stage_calls(self, staging: Staging, number: int) -> None:
         """The rejected rows, and with `detail` the priced calls; proved by what is read back."""
-        rated, job = self.metered.rated, self.job
+        job, totals, rejected = self.job, self._totals(), self._rejected()
+        if not rejected and not job.detail:
+            return
+        rated = self.metered.rated()
         if self.open_from < 2**62 or self.old_until > -(2**62):
             start = F.unix_seconds("call_time")
             start = start - F.pmod(start, F.lit(SECONDS_PER_HOUR))
             rated = rated.filter(start.isNull() | ((start < self.open_from) & (start >= self.old_until)))
         run = F.lit(number).cast("bigint")
-        totals = self._totals()
-        if self._rejected():
+        if rejected:
             reason = reason_of(F.col("reject"))
             counted = staging.calls(
                 "rejected", rated.filter(F.col("reject").isNotNull()), reject_reason=reason, run=run
             )
-            _balance("rejected rows", self._rejected(), "those in rejected", staging.rejected_rows())
+            _balance("rejected rows", rejected, "those in rejected", staging.rejected_rows())
             _balance("rejected calls and tokens", totals["rejected"], "those rejected in writing", counted)
         if job.detail:
             costs = {name: F.col(name) for name in PRICED.fieldNames()}

@@ -537,7 +537,8 @@ def test_totals_that_do_not_balance_publish_nothing(spark, write, bill, tmp_path
         write(self, rows.limit(1) if lost in path else rows, path, *how)
 
     monkeypatch.setattr(staging.Staging, "_write", lossy)
-    code, _, err = bill(write([call(1), call(3), call(4, model="x"), call(5, model="y")]))
+    other = call(3, workspace_id="w-2")
+    code, _, err = bill(write([call(1), other, call(4, model="x"), call(5, model="y")]))
     assert code == 1
     assert "totals do not balance" in err
     assert files(tmp_path / "out") == before
