@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from spark_billing.bills import bill_lines, hourly_bills
 from spark_billing.errors import PriceListError, SparkBillingError, UsageError
+from spark_billing.history import bill_history
 from spark_billing.price_list import Price, PriceList
+from spark_billing.rerating import rerate
 from spark_billing.usage import check_usage, price_calls
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = [
     "PriceListError",
     "SparkBillingError",
     "UsageError",
+    "bill_history",
     "bill_lines",
     "check_usage",
     "hourly_bills",
@@ -27,6 +30,7 @@ __all__ = [
     "model_call_tier",
     "price_calls",
     "register",
+    "rerate",
 ]
 
 

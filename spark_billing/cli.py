@@ -18,8 +18,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 import spark_billing
-from spark_billing import history
-from spark_billing import rerate as rerating
+from spark_billing import history, rerating
+from spark_billing.catalog import CatalogTables
 from spark_billing.errors import (
     LostRaceError,
     OutputError,
@@ -88,10 +88,14 @@ def bill_history(argv: Optional[Sequence[str]] = None) -> int:
     parser = _history_parser()
     arguments = parser.parse_args(argv)
 
+    if (arguments.output is None) == (arguments.output_catalog is None):
+        parser.error("give either --output or --output-catalog")
+
     def run() -> int:
         spark = job_session("spark-billing bill_history")
+        output = arguments.output or CatalogTables(spark, arguments.output_catalog).output
         with settings(spark, SESSION_SETTINGS):
-            lines = history.bill_history(spark, arguments.output, workspace_id=arguments.workspace, hour=arguments.hour)
+            lines = history.bill_history(spark, output, workspace_id=arguments.workspace, hour=arguments.hour)
             _print("\n".join(history.told(lines, arguments.workspace, arguments.hour)))
         return BILLED
 
@@ -166,6 +170,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
         arguments.output = arguments.output or tempfile.mkdtemp(prefix="spark-billing-demo-")
         return demo.run(spark, prices, arguments.output)
+    tables = CatalogTables(spark, arguments.output_catalog) if arguments.output_catalog else None
+    if tables is not None:
+        tables.check()
+        arguments.output = tables.output
     outcome = bill(
         spark,
         prices,
@@ -187,6 +195,9 @@ def _run(arguments: argparse.Namespace) -> int:
         allow_retractions=arguments.allow_retractions,
         dry_run=arguments.dry_run,
     )
+    if tables is not None and not arguments.dry_run:
+        with settings(spark, SESSION_SETTINGS):
+            tables.sync()
     _print(summary(outcome, prices, arguments.output))
     return BILLED
 
@@ -390,6 +401,11 @@ def _hourly_bill_parser() -> argparse.ArgumentParser:
     add("--demo", action="store_true", help="make a usage table in a scratch folder, bill it and show the bill")
     _add_usage_arguments(parser, required=False)
     add("--output", metavar="DIR", help="where bill_lines/, bills/, rejected/ and ledger/ are written")
+    add(
+        "--output-catalog",
+        metavar="CATALOG.NAMESPACE",
+        help="instead of --output: at the namespace's location, and as its tables bill_lines, bills, rejected, ...",
+    )
     add("--source", metavar="NAME", help="names the usage over time, wherever it lies (default: what --usage says)")
     add(
         "--dedup-lookback",
@@ -422,7 +438,8 @@ def _history_parser() -> argparse.ArgumentParser:
         "example:\n  jobs/bill_history.py --output bills --workspace w-1234567890abcdef --hour 2026-04-08T10\n",
     )
     add = parser.add_argument
-    add("--output", metavar="DIR", required=True, help="the folder that hourly_bill.py bills into")
+    add("--output", metavar="DIR", help="the folder that hourly_bill.py bills into")
+    add("--output-catalog", metavar="CATALOG.NAMESPACE", help="or the namespace")
     add("--workspace", metavar="ID", required=True, help="the workspace_id, exactly")
     add("--hour", metavar="HOUR", required=True, help="the UTC+8 hour, such as 2026-04-08T10")
     return parser
@@ -452,20 +469,16 @@ def _check_arguments(parser: argparse.ArgumentParser, arguments: argparse.Namesp
     if arguments.demo:
         arguments.currency = arguments.currency or "USD"
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
-        names += [
-            "no_dedup",
-            "detail",
-            "source",
-            "closed_after",
-            "adjust_within",
-            "as_of",
-            "allow_retractions",
-            "dry_run",
-        ]
+        names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of"]
+        names += ["allow_retractions", "dry_run", "output_catalog"]
         unused = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
         if unused:
             parser.error(f"--demo makes its own usage; leave out {', '.join(unused)}")
     else:
-        missing = [f"--{name}" for name in ("usage", "output", "currency") if not getattr(arguments, name)]
+        needed = {name: getattr(arguments, name) for name in ("usage", "output", "currency")}
+        needed["output"] = needed["output"] or arguments.output_catalog
+        missing = [f"--{name}" for name, value in needed.items() if not value]
         if missing:
             parser.error(f"{', '.join(missing)} is needed; or try --demo")
+        if arguments.output and arguments.output_catalog:
+            parser.error("give either --output or --output-catalog")

@@ -78,6 +78,8 @@ BILLS = _columns(
     amount=AMOUNT,
 )
 
+RUN = StructField("run", LongType())  # of a written table: the run at which the row stands
+
 REJECT_REASONS = (  # the first that applies, in this order
     "missing_request_id",
     "missing_workspace_id",

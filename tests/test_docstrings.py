@@ -12,7 +12,7 @@ from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
 
-@pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs"])
+@pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs", "rerating"])
 def test_examples(spark, usd, module):
     call = {**CALL, "call_time": COMMERCIAL_START}
     calls = [call, {**call, "request_id": "r-2", "model": "qwen-max"}]

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "spark_billing"
 ORDER = [
     *("errors", "price_list", "schemas", "hours", "text", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage"),
     *("bills", "ledger", "repeats", "storage", "sources", "session", "metering", "records", "staging", "runs"),
-    *("summary", "history", "rerate", "cli", "demo"),
+    *("summary", "history", "rerating", "catalog", "cli", "demo"),
 ]
 LATER_ON_PURPOSE = {("cli", "demo")}  # --demo runs the demo, which runs the job
 
@@ -96,6 +96,9 @@ def test_the_public_names():
     [
         ("bill_lines", "(checked: 'DataFrame', *, prices: 'PriceList', group_by_tags: 'Sequence[str]' = (), "
                        "pricing: 'Pricing' = 'native') -> 'DataFrame'"),
+        ("bill_history", "(spark: 'SparkSession', output: 'str', *, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
+        ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
+                   "-> 'DataFrame'"),
         ("check_usage", "(usage: 'DataFrame', *, prices: 'PriceList', duplicates: 'bool' = True) -> 'DataFrame'"),
         ("hourly_bills", "(lines: 'DataFrame') -> 'DataFrame'"),
         ("model_call_cost", "(prices: 'PriceList') -> 'CallUdf'"),

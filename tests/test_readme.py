@@ -2,10 +2,11 @@
 
 import re
 import shlex
+from decimal import Decimal
 from pathlib import Path
 
 from spark_billing.cli import hourly_bill
-from tests.conftest import CALL, usage_frame
+from tests.conftest import CALL, call, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,3 +75,25 @@ def test_what_the_demo_prints_is_what_the_readme_shows(capsys, tmp_path):
     for line in shown.splitlines():
         if line.strip() and "..." not in line:
             assert line.rstrip() in printed, line
+
+
+def test_the_table_of_late_usage(spark, write, bill, tmp_path):
+    """Each row of the README's table, played: what the run adds, why, and what is owed then."""
+    (table,) = re.findall(r"^\| run \| what happened .*?\n\n", README, flags=re.M | re.S)
+    told = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.strip().splitlines()[2:]]
+    head = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
+    for name, price in (("old", "0.000138"), ("new", "0.000150")):
+        (tmp_path / f"{name}.csv").write_text(f"{head}\nqwen-plus,cn-hangzhou,0,1M,{price},0.000344,USD\n")
+    steps = [(2, "old"), (2, "old"), (3, "old"), (3, "new"), (2, "new"), (2, "new", "--allow-retractions")]
+    assert len(told) == len(steps)
+    number = 0
+    for (run, _, adds, why, usd, owed), (calls, prices, *arguments) in zip(told, steps):
+        usage = write([call(n) for n in range(calls)], f"usage-{run}")
+        code, _, _ = bill(usage, "--price-list", str(tmp_path / f"{prices}.csv"), *arguments)
+        assert code == (4 if "exit code 4" in adds else 0)
+        number += code == 0
+        reasons = record(tmp_path / "out", number)["ledger"]["reasons"] if code == 0 else {}
+        found = {f"`{reason}`" if reason == "original" else f"`adjustment`, `{reason}`" for reason in reasons}
+        assert found == ({why} if why else set())
+        assert sum(Decimal(counts["amount"]) for counts in reasons.values()) == Decimal(usd or 0)
+        assert sum(b["amount"] for b in rows(spark, tmp_path / "out", "bills")) == Decimal(owed)
