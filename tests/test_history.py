@@ -1,5 +1,6 @@
 """The audit trail of an hour, and the comparison of price lists: functions and jobs."""
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -42,14 +43,14 @@ def test_every_line_of_an_hour(spark, write, bill, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("hour", "words"), [("2026-04-08", "not a UTC+8 hour"), ("2026-05-01T00", "nothing was ever billed")]
+    ("hour", "words"), [("2026-04-08", "is not a UTC.8 hour"), ("2026-05-01T00", "nothing was ever billed")]
 )
 def test_an_hour_without_a_history(spark, write, bill, tmp_path, capsys, hour, words):
     assert bill(write([call(1)]))[0] == 0
     with pytest.raises(UsageError, match=words):
         bill_history(spark, str(tmp_path / "out"), workspace_id="w-1", hour=hour)
     assert history_job(["--output", str(tmp_path / "out"), "--workspace", "w-1", "--hour", hour]) == 2
-    assert words in capsys.readouterr().err
+    assert re.search(words, capsys.readouterr().err)
 
 
 def costs(calls, k):
@@ -88,7 +89,7 @@ def test_what_the_reading_of_k_is_worth(spark, usd, ansi):
 
 def test_another_price_list(spark, usd, write, tmp_path, capsys):
     (tmp_path / "new.csv").write_text(
-        f"{HEAD}\nqwen-plus,cn-hangzhou,0,200,1,1,USD\nnew,cn-hangzhou,0,1M,0.000001,,USD\n"
+        f"{HEAD}\nqwen-plus,cn-hangzhou,0,200,0.2,0.2,USD\nnew,cn-hangzhou,0,1M,0.000001,,USD\n"
     )
     calls = [call(1), call(1), call(2, input_tokens=200), call(3, model="new"), call(4, region="na-south-1")]
     usage = write(calls)
@@ -100,7 +101,7 @@ def test_another_price_list(spark, usd, write, tmp_path, capsys):
     found = rerate(usage_frame(spark, calls), prices=usd, other=PriceList.from_csv(tmp_path / "new.csv"))
     (row,) = found.filter("model = 'qwen-plus'").collect()
     assert (row["requests"], row["only_here"], row["moved_requests"]) == (3, 2, 1)
-    assert row["other_amount"] == Decimal("0.25")  # 200 x 1 / 1000 + 50 x 1 / 1000
+    assert row["other_amount"] == Decimal("0.05")  # 200 x 0.2 / 1000 + 50 x 0.2 / 1000
     period = ["--from", "2026-04-08T05", "--to", "2026-04-08T06"]
     assert rerate_job([*arguments, *period, "--against-tokens-per-k", "1024"]) == 0
     assert "No call can be billed" in capsys.readouterr().out
@@ -108,7 +109,7 @@ def test_another_price_list(spark, usd, write, tmp_path, capsys):
 
 
 def test_lists_that_cannot_be_compared(write, tmp_path, capsys):
-    (tmp_path / "eur.csv").write_text(f"{HEAD}\nqwen-plus,cn-hangzhou,0,1M,1,1,EUR\n")
+    (tmp_path / "eur.csv").write_text(f"{HEAD}\nqwen-plus,cn-hangzhou,0,1M,0.1,0.1,EUR\n")
     arguments = ["--usage", write([call(1)]), "--currency", "USD"]
     assert rerate_job([*arguments, "--against", str(tmp_path / "eur.csv")]) == 2
     assert "never converted" in capsys.readouterr().err
