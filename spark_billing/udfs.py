@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql.types import DataType, LongType, StringType
 
 from spark_billing.kernel import UNPRICED, BoolArray, IntArray, PriceTable
-from spark_billing.price_list import FIRST_INSTANT_US, LAST_INSTANT_US, PriceList, epoch_us
+from spark_billing.price_list import BEGINNING_US, PriceList, epoch_us
 from spark_billing.schemas import COST
 
 try:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 CallUdf = Callable[..., "Column"]
 
 INVALID = -1  # a token count that is no whole number, or a negative one: it has no price
+NO_INSTANT = BEGINNING_US  # before all years that can be billed: it has no price either
 
 _WHOLE_TEXT = re.compile(r" *([+-]?[0-9]{1,38})(\.0*)? *")
 _TIME_TEXT = re.compile(
@@ -65,8 +67,9 @@ def model_call_cost(prices: PriceList) -> CallUdf:
     table = PriceTable.of(prices)
 
     def price(*columns: pa.Array) -> pa.Array:
-        row, input_tokens, output_tokens = _locate(table, *columns)
-        return _decimals(table.cost_pico(row, input_tokens, output_tokens), row != UNPRICED)
+        located = _locate(table, *columns)
+        input_pico, output_pico = table.costs_pico(*located)
+        return _decimals(input_pico + output_pico, located[0] != UNPRICED)
 
     return _call_udf("model_call_cost", price, COST)
 
@@ -132,41 +135,37 @@ def _locate(
     call_time: pa.Array,
 ) -> tuple[IntArray, IntArray, IntArray]:
     """Price row, input tokens and output tokens of each call of a batch."""
-    input_counts, _ = _whole_numbers(input_tokens)
-    output_counts, output_missing = _whole_numbers(output_tokens)
-    time_us, time_known = _instants(call_time)
+    input_counts, output_counts = _whole_numbers(input_tokens), _whole_numbers(output_tokens)
     row = table.locate(
         _numbers_of(model, table.models),
         _numbers_of(region, table.regions),
         input_counts,
         output_counts,
-        output_missing,
-        time_us,
+        output_tokens.is_null().to_numpy(zero_copy_only=False),
+        _instants(call_time),
     )
-    return np.where(time_known, row, UNPRICED), input_counts, output_counts
+    return row, input_counts, output_counts
 
 
 def _numbers_of(names: pa.Array, known: dict[str, int]) -> IntArray:
-    """The number of each name, -1 if it is not known. Looks up each distinct name of the batch once."""
+    """The number of each name, the one after the last if it is not known."""
     if not (pa.types.is_string(names.type) or pa.types.is_large_string(names.type)):
-        return np.full(len(names), -1, dtype=np.int64)
-    encoded = names.dictionary_encode()
-    numbers = np.array([known.get(name, -1) for name in encoded.dictionary.to_pylist()] + [-1], dtype=np.int64)
-    found: IntArray = numbers[_filled(encoded.indices.cast(pa.int64()), -1)]
-    return found
+        return np.full(len(names), len(known), dtype=np.int64)
+    numbers: IntArray = _filled(pc.index_in(names, pa.array(list(known), type=names.type)), len(known)).astype(np.int64)
+    return numbers
 
 
-def _whole_numbers(values: pa.Array) -> tuple[IntArray, BoolArray]:
-    """Token counts as int64, INVALID for what is no whole number and 0 for null; and where they are null."""
-    missing = values.is_null().to_numpy(zero_copy_only=False)
+def _whole_numbers(values: pa.Array) -> IntArray:
+    """Token counts as int64: INVALID for what is no whole number, 0 for null."""
     if pa.types.is_integer(values.type):
-        return _filled(values.cast(pa.int64()), 0), missing
+        counts: IntArray = _filled(values.cast(pa.int64()), 0)
+        return counts
     if pa.types.is_floating(values.type):
         numbers = _filled(values.cast(pa.float64()), 0.0)
         whole = np.isfinite(numbers) & (np.trunc(numbers) == numbers) & (np.abs(numbers) < 2.0**63)
-        return np.where(whole, np.where(whole, numbers, 0).astype(np.int64), INVALID), missing
+        return np.where(whole, np.where(whole, numbers, 0).astype(np.int64), INVALID)
     read = _whole_decimal if pa.types.is_decimal(values.type) else _whole_text
-    return np.array([0 if v is None else read(v) for v in values.to_pylist()], dtype=np.int64), missing
+    return np.array([0 if v is None else read(v) for v in values.to_pylist()], dtype=np.int64)
 
 
 def _whole_decimal(value: Decimal) -> int:
@@ -179,18 +178,16 @@ def _whole_text(value: object) -> int:
     return number if abs(number) < 2**63 else INVALID
 
 
-def _instants(values: pa.Array) -> tuple[IntArray, BoolArray]:
-    """Instants as microseconds since 1970-01-01T00:00Z, and where there is one."""
+def _instants(values: pa.Array) -> IntArray:
+    """Instants as microseconds since 1970-01-01T00:00Z, NO_INSTANT where there is none."""
     if pa.types.is_timestamp(values.type) and values.type.tz is not None:
-        micros = _filled(values.cast(pa.timestamp("us", tz=values.type.tz)).cast(pa.int64()), 0)
-        known = values.is_valid().to_numpy(zero_copy_only=False)
-    elif pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        read = [None if v is None else _instant_of_text(v) for v in values.to_pylist()]
-        micros = np.array([v or 0 for v in read], dtype=np.int64)
-        known = np.array([v is not None for v in read], dtype=np.bool_)
-    else:  # wall-clock time without a zone, or no time at all: never guessed
-        return np.zeros(len(values), dtype=np.int64), np.zeros(len(values), dtype=np.bool_)
-    return micros, known & (micros >= FIRST_INSTANT_US) & (micros <= LAST_INSTANT_US)
+        micros: IntArray = _filled(values.cast(pa.timestamp("us", tz=values.type.tz)).cast(pa.int64()), NO_INSTANT)
+        return micros
+    if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+        read = (None if v is None else _instant_of_text(v) for v in values.to_pylist())
+        return np.array([NO_INSTANT if v is None else v for v in read], dtype=np.int64)
+    # wall-clock time without a zone, or no time at all: never guessed
+    return np.full(len(values), NO_INSTANT, dtype=np.int64)
 
 
 def _instant_of_text(text: str) -> Optional[int]:
@@ -211,17 +208,15 @@ def _instant_of_text(text: str) -> Optional[int]:
 
 
 def _filled(values: pa.Array, fill: float) -> Any:
-    return values.fill_null(fill).to_numpy(zero_copy_only=False)
+    return (values.fill_null(fill) if values.null_count else values).to_numpy()
 
 
 def _decimals(pico: IntArray, priced: BoolArray) -> pa.Array:
     """decimal(18,12) from whole 10^-12, straight into Arrow's buffers: Decimal objects take several times as long."""
-    words = np.zeros(2 * len(pico), dtype=np.int64)
-    words[::2] = pico  # the low word; costs are never negative, so the high word is 0
-    valid = np.packbits(priced, bitorder="little")
-    return pa.Array.from_buffers(
-        pa.decimal128(COST.precision, COST.scale), len(pico), [pa.py_buffer(valid), pa.py_buffer(words)]
-    )
+    words = np.zeros((len(pico), 2), dtype=np.int64)
+    words[:, 0] = pico  # the low word; costs are never negative, so the high word is 0
+    valid = None if priced.all() else pa.py_buffer(np.packbits(priced, bitorder="little"))
+    return pa.Array.from_buffers(pa.decimal128(COST.precision, COST.scale), len(pico), [valid, pa.py_buffer(words)])
 
 
 # --- the engine's UDF around a function of Arrow arrays ------------------------------------------------------------

@@ -32,16 +32,16 @@ def priced(table, calls):
     missing = np.array([c["output_tokens"] is None for c in calls])
     inputs, outputs = array([c["input_tokens"] for c in calls]), array([c["output_tokens"] or 0 for c in calls])
     rows = table.locate(
-        array([table.models.get(c["model"], -1) for c in calls]),
-        array([table.regions.get(c["region"], -1) for c in calls]),
+        array([table.models.get(c["model"], len(table.models)) for c in calls]),
+        array([table.regions.get(c["region"], len(table.regions)) for c in calls]),
         inputs,
         outputs,
         missing,
         array([(c["call_time"] - oracle.EPOCH) // timedelta(microseconds=1) for c in calls]),
     )
-    costs = table.cost_pico(rows, inputs, outputs)
-    assert costs.dtype == np.int64
-    return [None if r == UNPRICED else Decimal(int(c)).scaleb(-12) for r, c in zip(rows, costs)]
+    input_costs, output_costs = table.costs_pico(rows, inputs, outputs)
+    assert rows.dtype == input_costs.dtype == output_costs.dtype == np.int64
+    return [None if r == UNPRICED else Decimal(int(c)).scaleb(-12) for r, c in zip(rows, input_costs + output_costs)]
 
 
 @pytest.mark.parametrize("key", LISTS)
