@@ -20,7 +20,6 @@ from spark_billing.schemas import (
     AMOUNT,
     BILL_LINES,
     BILLS,
-    COST,
     SECONDS_PER_HOUR,
     TAGS,
 )
@@ -28,7 +27,9 @@ from spark_billing.usage import countable, is_count, rate_calls, reason_of
 
 Pricing = Literal["native", "udf"]
 
-_MEASURES = ("requests", "total_input", "total_output", "udf_input_cost", "udf_output_cost")
+_PICO_IN_MILLI = 10**9
+_UDF_COSTS = ("udf_input_milli", "udf_input_pico", "udf_output_milli", "udf_output_pico")
+_MEASURES = ("requests", "total_input", "total_output", *_UDF_COSTS)
 
 
 def bill_lines(
@@ -120,23 +121,18 @@ def with_measures(
     """Adds to typed calls the tags to group by and what is summed: `requests`, `total_input`, `total_output`; with
     the UDF also its price row and costs."""
     if pricing == "udf":
-        from spark_billing.udfs import model_call_cost, price_row_number  # only here is Arrow needed
+        from spark_billing.udfs import request_costs  # only here is Arrow needed
 
-        cost, call = model_call_cost(prices), [F.col(name) for name in ("model", "region", "input_tokens")]
-        calls = calls.withColumns(
-            {
-                "udf_row": price_row_number(prices)(*call, "output_tokens", "call_time").cast("int"),
-                "udf_input_cost": cost(*call, F.lit(0).cast("bigint"), "call_time"),
-                "udf_cost": cost(*call, "output_tokens", "call_time"),
-            }
-        )
-        # request by request: after the sum, the difference of two decimal(38,12) would lose its last digit
-        calls = calls.withColumns(
-            {
-                "udf_input_cost": F.when(F.col("udf_cost").isNotNull(), F.col("udf_input_cost")),
-                "udf_output_cost": (F.col("udf_cost") - F.col("udf_input_cost")).cast(COST),
-            }
-        )
+        call = [F.col(name) for name in ("model", "region", "input_tokens", "output_tokens", "call_time")]
+        calls = calls.withColumn("udf", request_costs(prices)(*call))
+        calls = calls.withColumn("udf_row", F.col("udf.price_row").cast("int"))
+        # a sum of decimals takes several times as long as two of integers: thousandths of the currency, and the rest
+        # in 10^-12; neither can overflow before the sum of the tokens does
+        for token_type in ("input", "output"):
+            pico = F.col(f"udf.{token_type}_pico")
+            rest = pico % F.lit(_PICO_IN_MILLI)
+            milli = F.expr(f"udf.{token_type}_pico div {_PICO_IN_MILLI}")
+            calls = calls.withColumns({f"udf_{token_type}_milli": milli, f"udf_{token_type}_pico": rest})
     return calls.withColumns(
         {
             "requests": F.lit(1).cast("bigint"),
@@ -176,14 +172,14 @@ def merge_sums(rated: DataFrame) -> DataFrame:
 def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
     """The bill lines of the sums of `merge_sums`: an input line each, and an output line where output is billed."""
     tags = [name for name in sums.columns if name.startswith(tag_column(""))]
-    native = "udf_input_cost" not in sums.columns
+    native = _UDF_COSTS[0] not in sums.columns
     rows = F.broadcast(price_rows(sums.sparkSession, prices))
     priced = sums.filter(F.col("reject").isNull()).join(rows, "price_row")
 
     def charge(token_type: str) -> Column:
         tokens, token_price = F.col(f"{token_type}_tokens"), F.col(f"{token_type}_token_price")
         # decimal(19,0) x decimal(18,12) is decimal(38,12): exact under every setting of the session
-        amount = tokens.cast("decimal(19,0)") * token_price if native else F.col(f"udf_{token_type}_cost")
+        amount = tokens.cast("decimal(19,0)") * token_price if native else _udf_cost(token_type)
         return F.struct(
             F.lit(token_type).alias("token_type"),
             tokens.alias("tokens"),
@@ -241,8 +237,13 @@ def move_calls(rated: DataFrame, moved: DataFrame) -> DataFrame:
 
 
 def _summed(measured: DataFrame) -> list[Column]:
-    sums = {name: F.sum(name) for name in _MEASURES if name in measured.columns}
-    return [(total.cast(AMOUNT) if "cost" in name else total).alias(name) for name, total in sums.items()]
+    return [F.sum(name).alias(name) for name in _MEASURES if name in measured.columns]
+
+
+def _udf_cost(token_type: str) -> Column:
+    """The sum of the costs that the UDF gave, from its two parts: decimal(23,3) + decimal(32,12), so exact."""
+    milli, pico = (F.col(f"udf_{token_type}_{unit}").cast("decimal(19,0)") for unit in ("milli", "pico"))
+    return milli * F.lit("0.001").cast("decimal(3,3)") + pico * F.lit("0.000000000001").cast("decimal(12,12)")
 
 
 def _start_of_price_and_hour(call_time: Column, prices: PriceList) -> Column:

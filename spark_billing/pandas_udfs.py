@@ -11,7 +11,7 @@ import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import Column, SparkSession
 from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
-from pyspark.sql.types import DataType
+from pyspark.sql.types import DataType, StructType
 
 _ZONE = "spark.sql.session.timeZone"
 
@@ -37,7 +37,7 @@ class PandasCallUdf:
             input_tokens: pd.Series,
             output_tokens: pd.Series,
             call_time: pd.Series,
-        ) -> pd.Series:
+        ) -> Any:
             calls = [pa.Array.from_pandas(column) for column in (model, region, input_tokens, output_tokens)]
             if not pd.api.types.is_datetime64_any_dtype(call_time.dtype):
                 priced = function(*calls, pa.Array.from_pandas(call_time))
@@ -49,10 +49,19 @@ class PandasCallUdf:
                 if not priced.equals(again):
                     same = [a == b for a, b in zip(priced.to_pylist(), again.to_pylist())]
                     priced = pa.array([v if ok else None for v, ok in zip(priced.to_pylist(), same)], priced.type)
-            return pd.Series(pd.arrays.ArrowExtensionArray(priced))
+            if pa.types.is_struct(priced.type):
+                fields = zip([field.name for field in priced.type], priced.flatten())
+                return pd.DataFrame({name: _series(values) for name, values in fields})
+            return _series(priced)
 
+        # pandas_udf goes by the annotations: a struct is a frame
+        call.__annotations__["return"] = pd.DataFrame if isinstance(self._return_type, StructType) else pd.Series
         call.__name__ = call.__qualname__ = self._name
         return pandas_udf(call, self._return_type)
+
+
+def _series(values: pa.Array) -> pd.Series:
+    return pd.Series(pd.arrays.ArrowExtensionArray(values))
 
 
 def _instants(wall_clock: pd.Series, zone: Optional[str], summer: bool) -> pa.Array:

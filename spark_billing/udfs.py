@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql.types import DataType, LongType, StringType
+from pyspark.sql.types import DataType, LongType, StringType, StructField, StructType
 
 from spark_billing.kernel import UNPRICED, BoolArray, IntArray, PriceTable
 from spark_billing.price_list import BEGINNING_US, PriceList, epoch_us
@@ -36,6 +36,10 @@ CallUdf = Callable[..., "Column"]
 
 INVALID = -1  # a token count that is no whole number, or a negative one: it has no price
 NO_INSTANT = BEGINNING_US  # before all years that can be billed: it has no price either
+
+REQUEST_COSTS = StructType(
+    [StructField(name, LongType()) for name in ("price_row", "input_pico", "output_pico")]  # row of `prices.prices`
+)
 
 _WHOLE_TEXT = re.compile(r" *([+-]?[0-9]{1,38})(\.0*)? *")
 _TIME_TEXT = re.compile(
@@ -89,15 +93,21 @@ def model_call_tier(prices: PriceList) -> CallUdf:
     return _call_udf("model_call_tier", tier, StringType())
 
 
-def price_row_number(prices: PriceList) -> CallUdf:
-    """A vectorized UDF: the number of the row in `prices.prices` that prices each call, or null."""
+def request_costs(prices: PriceList) -> CallUdf:
+    """A vectorized UDF: how each call is priced, as `REQUEST_COSTS`, in one go; its fields are null where it has no
+    price. The costs are whole 10^-12 of the currency.
+
+    Same arguments as `model_call_cost`.
+    """
     table = PriceTable.of(prices)
 
-    def number(*columns: pa.Array) -> pa.Array:
-        row, _, _ = _locate(table, *columns)
-        return pa.array(row, mask=row == UNPRICED)
+    def costs(*columns: pa.Array) -> pa.Array:
+        located = _locate(table, *columns)
+        unpriced = located[0] == UNPRICED
+        made = [pa.array(values, mask=unpriced) for values in (located[0], *table.costs_pico(*located))]
+        return pa.StructArray.from_arrays(made, names=REQUEST_COSTS.fieldNames())
 
-    return _call_udf("price_row_number", number, LongType())
+    return _call_udf("request_costs", costs, REQUEST_COSTS)
 
 
 def register(spark: SparkSession, prices: PriceList) -> None:
