@@ -11,6 +11,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, UsageError, bill_lines, check_usage, hourly_bills
+from spark_billing.price_list import MAX_TOKENS
 from spark_billing.schemas import BILL_LINES, BILLS
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
@@ -194,6 +195,25 @@ def test_the_last_digit(spark, tmp_path, pricing):
     ]
     found = lines_of(spark, PriceList.from_csv(path), calls, pricing=pricing).collect()
     assert {r["token_type"]: r["amount"] for r in found} == {"input": Decimal("1E-12"), "output": Decimal("3E-12")}
+
+
+@pytest.mark.parametrize("pricing", ["native", "udf"])
+def test_sums_of_the_dearest_requests_keep_every_digit(spark, tmp_path, pricing):
+    path = tmp_path / "p.csv"
+    path.write_text(f"{HEADER}\nm,r,0,{MAX_TOKENS},0.232830643,0.000000007,USD\n")
+    call = {**CALL, "model": "m", "region": "r", "call_time": COMMERCIAL_START, "input_tokens": MAX_TOKENS}
+    calls = [{**call, "output_tokens": tokens} for tokens in (1, 3, MAX_TOKENS)]
+    found = lines_of(spark, PriceList.from_csv(path), calls, pricing=pricing).collect()
+    assert {r["token_type"]: r["amount"] for r in found} == {
+        "input": Decimal("1499999.995088985063"),  # 3 x 2147483647 x 0.232830643 / 1000
+        "output": Decimal("0.015032385557"),  # (1 + 3 + 2147483647) x 0.000000007 / 1000
+    }
+
+
+def test_the_udf_runs_once_per_request(spark, usd):
+    lines = lines_of(spark, usd, [{**CALL, "call_time": COMMERCIAL_START}], pricing="udf")
+    plan = lines._jdf.queryExecution().executedPlan().toString()
+    assert plan.count("EvalPython [") == plan.count("request_costs(") == 1, plan
 
 
 def test_the_precision_of_the_process_changes_no_price(spark, tmp_path):
