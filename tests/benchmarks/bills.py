@@ -11,12 +11,9 @@ It prints the table of the README, and with --json writes the same figures there
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
 import time
 from decimal import Decimal
-from functools import reduce
 from pathlib import Path
 from typing import Any, Callable
 
@@ -30,10 +27,10 @@ from spark_billing.price_list import MAX_TOKENS
 from spark_billing.repeats import find_settings, find_suspects
 from spark_billing.session import local_session, settings
 from tests.benchmarks.generate import generated
+from tests.benchmarks.one_machine import CORES, duckdb_bills, polars_bills
+from tests.benchmarks.rounds import ratio, report, spread
 
-CORES = 2
 PICO = Decimal("0.000000000001")
-Bills = list[tuple[Any, ...]]  # workspace, hour, calls, input tokens, output tokens, amount; in order
 FLOOR = "floor: count and sum tokens, no prices"
 
 
@@ -62,10 +59,10 @@ class Contest:
             "cost of each call: our UDF": ("cost", self.udf_cost),
             "cost of each call: pandas UDF of Decimals": ("cost", self.pandas_cost),
             "cost of each call: plain udf": ("cost", self.plain_cost),
-            "DuckDB": ("bills", lambda: self.duckdb(distinct=False)),
-            "DuckDB, distinct": ("bills", lambda: self.duckdb(distinct=True)),
-            "Polars": ("bills", lambda: self.polars(distinct=False)),
-            "Polars, distinct": ("bills", lambda: self.polars(distinct=True)),
+            "DuckDB": ("bills", lambda: duckdb_bills(self.path, self.prices, distinct=False)),
+            "DuckDB, distinct": ("bills", lambda: duckdb_bills(self.path, self.prices, distinct=True)),
+            "Polars": ("bills", lambda: polars_bills(self.path, self.prices, distinct=False)),
+            "Polars, distinct": ("bills", lambda: polars_bills(self.path, self.prices, distinct=True)),
         }
 
     # --- ours --------------------------------------------------------------------------------------------------------
@@ -140,57 +137,6 @@ class Contest:
         for p in self.in_force:
             found.setdefault((p.model, p.region), []).append((p.max_input_tokens, p.input_nano, p.output_nano or 0))
         return {key: sorted(tiers) for key, tiers in found.items()}
-
-    # --- what one would take on one machine --------------------------------------------------------------------------
-
-    def _bands(self) -> tuple[list[int], list[tuple[Any, ...]]]:
-        """Tier bounds of the list, and its prices by model, region and number of bounds below the tokens."""
-        bounds = sorted({b for p in self.in_force for b in (p.min_input_tokens, p.max_input_tokens)})
-        rows = [
-            (p.model, p.region, band, p.input_nano, p.output_nano or 0)
-            for p in self.in_force
-            for band in range(bounds.index(p.min_input_tokens) + 1, bounds.index(p.max_input_tokens) + 1)
-        ]
-        return bounds, rows
-
-    def duckdb(self, *, distinct: bool) -> Bills:
-        import duckdb
-
-        bounds, rows = self._bands()
-        session = duckdb.connect(config={"threads": CORES})
-        session.execute("create table prices (model text, region text, band int, i bigint, o bigint)")
-        session.executemany("insert into prices values (?, ?, ?, ?, ?)", rows)
-        band = " + ".join(f"(input_tokens > {bound})::int" for bound in bounds)
-        picked = "distinct on (workspace_id, request_id) *" if distinct else "*"
-        return session.execute(
-            f"""select workspace_id, epoch_us(call_time) // 3600000000 * 3600, count(*), sum(input_tokens)::bigint,
-                sum(coalesce(output_tokens, 0))::bigint, sum(input_tokens * i + coalesce(output_tokens, 0) * o)
-            from (select {picked}, {band} as band from read_parquet('{self.path}/*.parquet'))
-            join prices using (model, region, band) group by all"""
-        ).fetchall()
-
-    def polars(self, *, distinct: bool) -> Bills:
-        import polars as pl
-
-        bounds, rows = self._bands()
-        prices = pl.LazyFrame(rows, schema=["model", "region", "band", "i", "o"], orient="row")
-        tokens, output = pl.col("input_tokens"), pl.col("output_tokens").fill_null(0)
-        calls = pl.scan_parquet(f"{self.path}/*.parquet")
-        if distinct:
-            calls = calls.unique(subset=["workspace_id", "request_id"], keep="any")
-        band = reduce(lambda a, b: a + b, [(tokens > bound).cast(pl.Int64) for bound in bounds])
-        hour = pl.col("call_time").cast(pl.Int64) // 3_600_000_000 * 3600
-        if calls.collect_schema()["call_time"].time_unit == "ns":  # Spark's INT96
-            hour = pl.col("call_time").cast(pl.Int64) // 3_600_000_000_000 * 3600
-        bills = (
-            calls.with_columns(band.alias("band"), hour.alias("hour"))
-            .join(prices, on=["model", "region", "band"])
-            .group_by("workspace_id", "hour")
-            .agg(
-                pl.len(), tokens.sum(), output.sum(), (tokens * pl.col("i") + output * pl.col("o")).sum().alias("pico")
-            )
-        )
-        return bills.collect(engine="streaming").rows()
 
 
 _CALL = ("model", "region", "input_tokens", "output_tokens", "call_time")
@@ -273,23 +219,9 @@ def main() -> int:
         for name, (_, contestant) in chosen.items():
             seconds[name].append(run(contestant))
             print(f"round {turn + 1}: {seconds[name][-1]:7.2f} s  {name}", file=sys.stderr)
-    floor = statistics.median(seconds[FLOOR])
-    figures = {
-        name: {
-            "median": round(statistics.median(times), 2),
-            "min": round(min(times), 2),
-            "max": round(max(times), 2),
-            "to_floor": round(statistics.median(times) / floor, 2),
-        }
-        for name, times in seconds.items()
-    }
-    print(f"{arguments.rows:,} calls in the order of {arguments.order}, Spark {spark.version}, {CORES} cores\n")
-    print("| | median s | min | max | to the floor |\n|---|---|---|---|---|")
-    for name, f in figures.items():
-        print(f"| {name} | {f['median']} | {f['min']} | {f['max']} | {f['to_floor']} |")
-    if arguments.json:
-        made = {"rows": arguments.rows, "order": arguments.order, "spark": spark.version, "cores": CORES}
-        arguments.json.write_text(json.dumps({**made, "seconds": figures}, indent=2) + "\n", encoding="utf-8")
+    rows = [{"": name, **spread(times), "to floor": ratio(times, seconds[FLOOR])} for name, times in seconds.items()]
+    measured = {"calls": arguments.rows, "order": arguments.order, "Spark": spark.version, "cores": CORES}
+    report(rows, measured, arguments.json)
     return 0
 
 
