@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
@@ -69,6 +70,10 @@ def instant_label(seconds: int) -> str:
     return (datetime(1970, 1, 1) + timedelta(seconds=seconds + UTC8_SECONDS)).isoformat() + "+08:00"
 
 
-def hour_of(seconds: int) -> int:
-    """The start of the hour that an instant lies in."""
-    return seconds - seconds % SECONDS_PER_HOUR
+def ranges(hours: Iterable[int]) -> list[tuple[int, int]]:
+    """Hours in order, as half-open periods without a gap."""
+    found: list[tuple[int, int]] = []
+    for hour in hours:
+        start = found.pop()[0] if found and found[-1][1] == hour else hour
+        found.append((start, hour + SECONDS_PER_HOUR))
+    return found

@@ -42,7 +42,7 @@ def difference(lines: DataFrame, held: Optional[DataFrame], conflicts: Optional[
     """What to add to the ledger so that it says `lines`: bill lines with `entry` and `reason` (null for originals).
 
     `held` are the ledger's lines of the same hours (None: there are none). `conflicts` are the calls with rivals of the
-    same id (`repeats.conflicting_calls`): they explain a move between hours.
+    same id (`conflicts.new_conflicts`): they explain a move between hours.
     """
     if held is None:
         return lines.withColumns({"entry": F.lit(ORIGINAL), "reason": F.lit(None).cast("string")})

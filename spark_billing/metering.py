@@ -11,12 +11,12 @@ from pyspark.sql import functions as F
 
 from spark_billing.bills import Pricing, merge_sums, move_calls, rate_groups, sum_calls, with_measures
 from spark_billing.calls import BILLED_BY, in_period, typed_calls
+from spark_billing.conflicts import conflicting_calls
 from spark_billing.hours import Period
 from spark_billing.price_list import PriceList
 from spark_billing.rating import REASON_CODE
 from spark_billing.repeats import (
     SUSPECT,
-    conflicting_calls,
     find_settings,
     find_suspects,
     rate_others,
@@ -37,7 +37,7 @@ class Metered:
     rows: int  # of the usage, counted apart from the sums
     sums: DataFrame  # `bills.merge_sums`
     rated: Callable[[], DataFrame]  # every call with its price or its reason, for whoever needs the calls once more
-    conflicts: Optional[DataFrame]  # `repeats.conflicting_calls`; None if no call may have a rival
+    conflicts: Optional[DataFrame]  # `conflicts.conflicting_calls`; None if no call may have a rival
 
 
 def meter(

@@ -20,7 +20,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.errors import OutputError
-from spark_billing.hours import parse_hour
+from spark_billing.hours import hour_label, parse_hour
 from spark_billing.schemas import AMOUNT, LEDGER_LINES, TOTAL_TOKENS
 from spark_billing.storage import Storage
 
@@ -88,6 +88,21 @@ class Ledger:
                 ]
         return {hour: sums[2] for hour, sums in sorted(lines.items()) if any(sums)}
 
+    def conflicts(self) -> tuple[list[list[Any]], list[tuple[int, int]]]:
+        """The conflicts of copies that stand, as the last run on each hour has kept them (`conflicts.kept_conflicts`);
+        and the periods, in epoch seconds, whose last run had too many to keep."""
+        standing: list[list[Any]] = []
+        unknown: list[tuple[int, int]] = []
+        for record in self.records:
+            covered = [(parse_hour(start), parse_hour(end)) for start, end in record["covered"]]
+            standing = [row for row in standing if not _inside(parse_hour(row[1]), covered)]
+            unknown = [(start, end) for start, end in unknown if not _inside(start, covered)]
+            if record["conflicts"] is None:
+                unknown += covered
+            else:
+                standing += record["conflicts"]
+        return standing, unknown
+
     def lines(self, spark: SparkSession, dates: Iterable[str]) -> Optional[DataFrame]:
         """The committed lines of some UTC+8 dates (`LEDGER_LINES` and tags), verified; None if there are none.
 
@@ -139,6 +154,10 @@ class Ledger:
 _COUNTED = ("lines", "requests", "tokens", "amount")
 
 
+def _inside(hour: int, periods: Iterable[tuple[int, int]]) -> bool:
+    return any(start <= hour < end for start, end in periods)
+
+
 def sums_by_hour(lines: DataFrame) -> dict[int, dict[str, dict[str, Any]]]:
     """The count and sums of ledger lines by hour, in epoch seconds, and by reason (`original` has none)."""
     hour, reason = F.unix_seconds("period_start").alias("hour"), F.coalesce("reason", "entry").alias("reason")
@@ -147,6 +166,24 @@ def sums_by_hour(lines: DataFrame) -> dict[int, dict[str, dict[str, Any]]]:
         counts = {**{name: int(row[name]) for name in _COUNTED[:3]}, "amount": Decimal(row["amount"])}
         sums.setdefault(row["hour"], {})[row["reason"]] = counts
     return sums
+
+
+def recorded_sums(sums: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of lines as a record has them: in all, by reason, and by hour."""
+    reasons: dict[str, dict[str, Any]] = {}
+    hours = {}
+    for hour, by_reason in sums.items():
+        for reason, counts in by_reason.items():
+            into = reasons.setdefault(reason, {"lines": 0, "requests": 0, "tokens": 0, "amount": Decimal(0)})
+            for name, count in counts.items():
+                into[name] += count
+        hours[hour_label(hour)] = {
+            name: sum((counts[name] for counts in by_reason.values()), Decimal(0) if name == "amount" else 0)
+            for name in ("lines", "requests", "tokens", "amount")
+        }
+    for counts in (*reasons.values(), *hours.values()):
+        counts["amount"] = f"{counts['amount']:f}"
+    return {"reasons": reasons, "hours": hours}
 
 
 def record_path(number: int) -> str:
@@ -178,6 +215,8 @@ def publish(storage: Storage, record: Record) -> None:
             storage.delete(part)
             storage.move(f"{record['staging']}/{part}", part)
     for part in record["remove"]:
+        if not storage.exists(of_run):  # another process has finished this, and later runs may have written since
+            return
         storage.delete(part)
         for folder in (part.rpartition("/")[0], part.split("/")[0]):
             storage.delete_if_empty(folder)

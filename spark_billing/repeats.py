@@ -11,9 +11,7 @@ from pyspark.sql import functions as F
 
 from spark_billing.calls import BILLED_BY, quoted, typed_calls, usage_field
 from spark_billing.price_list import PriceList
-from spark_billing.rating import REASON_CODE, cost_of
-from spark_billing.schemas import AMOUNT, SECONDS_PER_HOUR
-from spark_billing.usage import countable, rate_calls, rate_usage
+from spark_billing.usage import rate_calls, rate_usage
 
 SUSPECT = "suspect_hash"
 
@@ -65,28 +63,6 @@ def rate_without_id(usage: DataFrame, prices: PriceList) -> DataFrame:
     """The calls without a request id, rated as if they had one."""
     typed = typed_calls(usage, ("request_id", *BILLED_BY))
     return rate_calls(typed.filter(F.coalesce(F.col("request_id"), F.lit("")) == ""), prices, BILLED_BY)
-
-
-def conflicting_calls(checked: DataFrame) -> DataFrame:
-    """The calls that have a rival of the same id with other content, billed (`rejected` false) or not, counted by
-    workspace, hour, region and model: what explains why a bill moves when another copy comes to light."""
-    conflict = F.col("reject") == REASON_CODE["conflicting_request"]
-    ids = checked.filter(conflict).select("workspace_id", "request_id").distinct()
-    rivals = checked.filter(F.col("reject").isNull() | conflict).join(ids, ["workspace_id", "request_id"], "left_semi")
-    seconds = F.unix_seconds("call_time")
-    tokens = {name: countable(F.col(f"{name}_tokens")) for name in ("input", "output")}
-    cost = cost_of(tokens["input"] * F.col("input_nano") + tokens["output"] * F.col("output_nano"))
-    return rivals.groupBy(
-        "workspace_id",
-        F.timestamp_seconds(seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR))).alias("period_start"),
-        "region",
-        "model",
-        F.col("reject").isNotNull().alias("rejected"),
-    ).agg(
-        F.count(F.lit(1)).alias("requests"),
-        *(F.sum(count).alias(f"{name}_tokens") for name, count in tokens.items()),
-        F.sum(cost).cast(AMOUNT).alias("amount"),
-    )
 
 
 def _hash(usage: DataFrame) -> Column:

@@ -19,13 +19,14 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.bills import Pricing, hourly_bills, lines_of_sums, tag_column
+from spark_billing.conflicts import kept_conflicts, new_conflicts
 from spark_billing.errors import LostRaceError, RetractionError, TotalsError, UsageError
-from spark_billing.hours import Period, date_label, hour_label, instant_label
+from spark_billing.hours import Period, date_label, hour_label, instant_label, ranges
 from spark_billing.ledger import bill_sums, difference, lowered_bills, net_lines
 from spark_billing.metering import meter
 from spark_billing.price_list import PriceList
 from spark_billing.rating import literal_rows
-from spark_billing.records import Ledger, clear, finish_publishing, lines_path, publish, sums_by_hour
+from spark_billing.records import Ledger, clear, finish_publishing, lines_path, publish, recorded_sums, sums_by_hour
 from spark_billing.schemas import AMOUNT, PRICED, REJECT_REASONS, SECONDS_PER_HOUR
 from spark_billing.sources import zoneless_time
 from spark_billing.staging import Staging, total, touched_partitions
@@ -204,7 +205,8 @@ class _Run:
 
         start = F.unix_seconds("period_start")
         lines = lines_of_sums(self.metered.sums, job.prices).filter(start < self.open_from)
-        changes = difference(lines, held_here, self.metered.conflicts).withColumns(
+        conflicts = self._new_conflicts(ledger)
+        changes = difference(lines, held_here, conflicts).withColumns(
             {
                 "run": F.lit(number).cast("bigint"),
                 "run_at": F.timestamp_seconds(F.lit(int(self.started.timestamp()))),
@@ -218,7 +220,7 @@ class _Run:
             changes = changes.filter(start >= self.old_until)
         added = self._add(ledger, changes)
         sums = sums_by_hour(added)
-        lowered = self._guard(added, sums) if held is not None and sums else []
+        lowered = self._guard(added, sums, conflicts) if held is not None and sums else []
 
         owed = added
         if held_here is not None:
@@ -243,8 +245,10 @@ class _Run:
             "run_id": self.run_id,
             "parent": ledger.last and ledger.last["run_id"],
             **self._what_was_done(ledger),
-            "ledger": _ledger_part(sums),
-            "not_adjusted": _ledger_part(too_old),
+            "covered": [[hour_label(start), hour_label(end)] for start, end in ranges(self.covered)],
+            "conflicts": self._conflicts(),
+            "ledger": recorded_sums(sums),
+            "not_adjusted": recorded_sums(too_old),
             "staging": self.folder,
             "replace": [],
             "remove": [],
@@ -269,13 +273,28 @@ class _Run:
         Staging(self.spark, self.storage, self.folder).write_lines(changes.drop("run_id"), path)
         return ledger.read_back(self.spark, self.run_id, self.tag_columns)
 
-    def _guard(self, added: DataFrame, sums: Mapping[int, Any]) -> list[Row]:
+    def _new_conflicts(self, ledger: Ledger) -> Optional[DataFrame]:
+        """The conflicts of copies that have come to light since the last run on their hours."""
+        if self.metered.conflicts is None:
+            return None
+        standing, unknown = ledger.conflicts()
+        conflicts, hour = self.metered.conflicts, F.unix_seconds("period_start")
+        for start, end in unknown:
+            conflicts = conflicts.filter((hour < start) | (hour >= end))
+        return new_conflicts(conflicts, standing)
+
+    def _conflicts(self) -> Optional[list[list[Any]]]:
+        if self.metered.conflicts is None or not self.covered:
+            return []
+        return kept_conflicts(self.metered.conflicts, self.covered[0], self.covered[-1] + SECONDS_PER_HOUR)
+
+    def _guard(self, added: DataFrame, sums: Mapping[int, Any], conflicts: Optional[DataFrame]) -> list[Row]:
         """The bills that the added lines lower; `RetractionError` if that takes an explicit leave."""
-        lowered = lowered_bills(added, self.metered.conflicts).withColumn("hour", F.unix_seconds("period_start"))
+        lowered = lowered_bills(added, conflicts).withColumn("hour", F.unix_seconds("period_start"))
         worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN).collect()
         if worst and not worst[0]["by_conflict"] and not self.job.allow_retractions and not self.job.dry_run:
             bills = lowered.filter(~F.col("by_conflict")).count()
-            raise RetractionError(_refusal(bills, worst, _ledger_part(sums)["reasons"], self.job.prices.currency))
+            raise RetractionError(_refusal(bills, worst, recorded_sums(sums)["reasons"], self.job.prices.currency))
         return worst
 
     def _stage_calls(self, staging: Staging, number: int) -> None:
@@ -425,24 +444,6 @@ def _balance(what: str, expected: object, where: str, found: object) -> None:
             f"the totals do not balance: {what} {expected}, {where} {found}. Nothing was published. "
             "If the usage table was written to during the run, run it again."
         )
-
-
-def _ledger_part(sums: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
-    """The sums of lines as a record has them: in all, by reason, and by hour."""
-    reasons: dict[str, dict[str, Any]] = {}
-    hours = {}
-    for hour, by_reason in sums.items():
-        for reason, counts in by_reason.items():
-            into = reasons.setdefault(reason, {"lines": 0, "requests": 0, "tokens": 0, "amount": Decimal(0)})
-            for name, count in counts.items():
-                into[name] += count
-        hours[hour_label(hour)] = {
-            name: sum((counts[name] for counts in by_reason.values()), Decimal(0) if name == "amount" else 0)
-            for name in ("lines", "requests", "tokens", "amount")
-        }
-    for counts in (*reasons.values(), *hours.values()):
-        counts["amount"] = f"{counts['amount']:f}"
-    return {"reasons": reasons, "hours": hours}
 
 
 def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, Any], currency: str) -> str:

@@ -199,6 +199,25 @@ def test_an_earlier_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
     assert [r["reject_reason"] for r in rows(spark, path, "rejected", "request_id")] == ["conflicting_request"]
 
 
+def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_path):
+    """Only conflicts that are new since the last run explain why a bill becomes lower."""
+    path = tmp_path / "out"
+    rivals = [call(1), call(1, input_tokens=250), call(4, input_tokens=100), call(4, input_tokens=90)]
+    assert bill(write([*rivals, call(2), call(3)]))[0] == 0
+    assert len(record(path)["conflicts"]) == 2  # those that are billed, and those that are not
+    code, _, err = bill(write([*rivals, call(2)]))
+    assert code == RETRACTION
+    assert "withdrawn_usage" in err
+    # a late call beside them is just late
+    assert bill(write([*rivals, call(2), call(3), call(5)]))[0] == 0
+    assert added(path, 2) == {"late_usage": (2, ONE)}
+    # and a conflict that is new excuses just the copy it takes away
+    earlier = call(2, COMMERCIAL_START - HOUR)
+    assert bill(write([*rivals, call(2), call(5), earlier]))[0] == RETRACTION
+    assert bill(write([*rivals, call(2), call(3), call(5), earlier]))[0] == 0
+    assert added(path, 3)["conflict"] == (2, -ONE)
+
+
 @pytest.mark.parametrize("order", [(2, 5), (5, 2)])
 def test_which_copy_is_billed_does_not_depend_on_the_period(spark, write, bill, tmp_path, order):
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR + timedelta(minutes=59)

@@ -18,8 +18,8 @@ PACKAGE = ROOT / "spark_billing"
 # Each module may import only from those before it
 ORDER = [
     *("errors", "price_list", "schemas", "hours", "text", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage"),
-    *("bills", "ledger", "repeats", "storage", "sources", "session", "metering", "records", "staging", "runs"),
-    *("summary", "history", "rerating", "catalog", "cli", "demo"),
+    *("bills", "ledger", "conflicts", "repeats", "storage", "sources", "session", "metering", "records", "staging"),
+    *("runs", "summary", "history", "rerating", "catalog", "cli", "demo"),
 ]
 LATER_ON_PURPOSE = {("cli", "demo")}  # --demo runs the demo, which runs the job
 

@@ -1,7 +1,10 @@
 """The job as a cluster runs it: spark-submit to a standalone master and worker, the package only in the zip."""
 
+import contextlib
 import os
+import random
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +20,7 @@ from tests.conftest import site_without
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARK = Path(pyspark.__file__).parent
+EXECUTOR_KILLS = 5 if os.environ.get("SPARK_BILLING_FULL") == "1" else 1  # see test_crashes.py
 SUBMIT = SPARK / "bin" / "spark-submit"
 
 
@@ -127,13 +131,17 @@ def master(environment):
             process.wait(30)
 
 
-def submit(environment, master, package_zip, tmp_path, *arguments):
+def command(master, package_zip, tmp_path, *arguments):
     entry = shutil.copy(ROOT / "jobs" / "hourly_bill.py", tmp_path)  # alone, as it is fetched on a cluster
+    return [
+        *(str(SUBMIT), "--master", master, "--py-files", str(package_zip), "--conf", "spark.ui.enabled=false"),
+        *("--conf", "spark.driver.host=127.0.0.1", "--executor-memory", "1g", str(entry), *arguments),
+    ]
+
+
+def submit(environment, master, package_zip, tmp_path, *arguments):
     return subprocess.run(
-        [
-            *(str(SUBMIT), "--master", master, "--py-files", str(package_zip), "--conf", "spark.ui.enabled=false"),
-            *("--conf", "spark.driver.host=127.0.0.1", "--executor-memory", "1g", str(entry), *arguments),
-        ],
+        command(master, package_zip, tmp_path, *arguments),
         env=environment,
         cwd=tmp_path,
         capture_output=True,
@@ -188,3 +196,51 @@ def test_a_mistake_is_an_exit_code_on_a_cluster(environment, master, package_zip
     assert result.returncode == 2
     assert "Traceback" not in result.stdout + result.stderr
     assert "cannot read the usage" in result.stdout  # where Spark's launcher sends what Python says to stderr
+
+
+def executors():
+    """The executor processes on this machine (Linux)."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if b"CoarseGrainedExecutorBackend" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return found
+
+
+def test_an_executor_that_is_killed_changes_no_bill(spark, environment, master, package_zip, tmp_path):
+    """Killed at random moments of a run; Spark repeats its tasks, or the run fails and the next one bills."""
+    from spark_billing.demo import demo_usage
+
+    demo_usage(spark).write.parquet(str(tmp_path / "usage"))
+    given = ("--usage", str(tmp_path / "usage"), "--currency", "USD", "--output")
+    assert submit(environment, master, package_zip, tmp_path, *given, str(tmp_path / "whole")).returncode == 0
+    expected = rows_of(spark, tmp_path / "whole")
+    rng = random.Random(7)
+    for kill in range(EXECUTOR_KILLS):
+        output = str(tmp_path / f"killed-{kill}")
+        started = subprocess.Popen(
+            command(master, package_zip, tmp_path, *given, output),
+            env=environment,
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while started.poll() is None and not executors():
+            time.sleep(0.2)
+        time.sleep(rng.uniform(0, 15))
+        hit = executors()
+        for process in hit:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        code = started.wait(300)
+        assert hit or code == 0
+        if code != 0:
+            assert submit(environment, master, package_zip, tmp_path, *given, output).returncode == 0
+        assert rows_of(spark, output) == expected
+
+
+def rows_of(spark, output):
+    """Every row of the tables that a first bill writes, but for the run that wrote it."""
+    tables = [spark.read.parquet(f"{output}/{name}") for name in ("bill_lines", "bills", "rejected")]
+    return [sorted(str(row) for row in table.collect()) for table in tables]
