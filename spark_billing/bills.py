@@ -80,17 +80,18 @@ def hourly_bills(lines: DataFrame) -> DataFrame:
     |         w-1|  2026-04-08|           0|       1|0.000053080000|
     +------------+------------+------------+--------+--------------+
     """
-    of_input, of_output = F.col("token_type") == "input", F.col("token_type") == "output"
-    zero = F.lit(0).cast("bigint")
-    return (
-        lines.groupBy("workspace_id", "period_start", "period_end", "billing_date", "billing_hour", "currency")
-        .agg(
-            F.sum(F.when(of_input, F.col("requests")).otherwise(zero)).alias("requests"),
-            F.sum(F.when(of_input, F.col("tokens")).otherwise(zero)).alias("input_tokens"),
-            F.sum(F.when(of_output, F.col("tokens")).otherwise(zero)).alias("output_tokens"),
-            F.sum("amount").cast(AMOUNT).alias("amount"),
-        )
-        .select(*BILLS.fieldNames())
+    key = ("workspace_id", "period_start", "period_end", "billing_date", "billing_hour", "currency")
+    return bill_sums(lines, *key).select(*BILLS.fieldNames())
+
+
+def bill_sums(lines: DataFrame, *by: str) -> DataFrame:
+    """Sums of bill lines as a bill has them: requests from the input lines, tokens by kind, the amount of all."""
+    of_input, of_output, zero = F.col("token_type") == "input", F.col("token_type") == "output", F.lit(0).cast("bigint")
+    return lines.groupBy(*by).agg(
+        F.sum(F.when(of_input, F.col("requests")).otherwise(zero)).alias("requests"),
+        F.sum(F.when(of_input, F.col("tokens")).otherwise(zero)).alias("input_tokens"),
+        F.sum(F.when(of_output, F.col("tokens")).otherwise(zero)).alias("output_tokens"),
+        F.sum("amount").cast(AMOUNT).alias("amount"),
     )
 
 

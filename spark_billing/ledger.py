@@ -12,9 +12,9 @@ from typing import Optional
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_billing.bills import tag_column
+from spark_billing.bills import bill_sums, tag_column
 from spark_billing.calls import quoted
-from spark_billing.schemas import AMOUNT, BILL_LINES
+from spark_billing.schemas import BILL_LINES
 
 ORIGINAL, ADJUSTMENT = "original", "adjustment"
 
@@ -82,17 +82,6 @@ def lowered_bills(added: DataFrame, conflicts: Optional[DataFrame] = None) -> Da
         lower |= F.col(name) < 0
         more_than_lost |= F.col(name) < -lost[name]
     return change.filter(lower).select(*_HOUR, *names, (~more_than_lost).alias("by_conflict"))
-
-
-def bill_sums(lines: DataFrame, *by: str) -> DataFrame:
-    """Sums of bill lines as a bill has them: requests from the input lines, tokens by kind, the amount of all."""
-    of_input, of_output, zero = F.col("token_type") == "input", F.col("token_type") == "output", F.lit(0).cast("bigint")
-    return lines.groupBy(*by).agg(
-        F.sum(F.when(of_input, F.col("requests")).otherwise(zero)).alias("requests"),
-        F.sum(F.when(of_input, F.col("tokens")).otherwise(zero)).alias("input_tokens"),
-        F.sum(F.when(of_output, F.col("tokens")).otherwise(zero)).alias("output_tokens"),
-        F.sum("amount").cast(AMOUNT).alias("amount"),
-    )
 
 
 def _reason(conflicts_here: Column) -> Column:

@@ -18,11 +18,11 @@ from uuid import uuid4
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.bills import Pricing, hourly_bills, lines_of_sums, tag_column
+from spark_billing.bills import Pricing, bill_sums, hourly_bills, lines_of_sums, tag_column
 from spark_billing.conflicts import kept_conflicts, new_conflicts
 from spark_billing.errors import LostRaceError, RetractionError, TotalsError, UsageError
 from spark_billing.hours import Period, date_label, hour_label, instant_label, ranges
-from spark_billing.ledger import bill_sums, difference, lowered_bills, net_lines
+from spark_billing.ledger import difference, lowered_bills, net_lines
 from spark_billing.metering import meter
 from spark_billing.price_list import PriceList
 from spark_billing.rating import literal_rows
