@@ -127,8 +127,8 @@ def with_measures(
         call = [F.col(name) for name in ("model", "region", "input_tokens", "output_tokens", "call_time")]
         calls = calls.withColumn("udf", request_costs(prices)(*call))
         calls = calls.withColumn("udf_row", F.col("udf.price_row").cast("int"))
-        # a sum of decimals takes several times as long as two of integers: thousandths of the currency, and the rest
-        # in 10^-12; neither can overflow before the sum of the tokens does
+        # summed as integers, whole thousandths of the currency and the rest in 10^-12 apart: neither sum can overflow
+        # before that of the tokens does
         for token_type in ("input", "output"):
             pico = F.col(f"udf.{token_type}_pico")
             rest = pico % F.lit(_PICO_IN_MILLI)

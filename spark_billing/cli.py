@@ -234,7 +234,7 @@ def bill(
             "give another --output (rejected rows are billed there by a run over the whole usage)"
         )
     with _usage(spark, usage, usage_format, columns or {}, call_time_zone, duplicates) as mapped:
-        job = Job(mapped, prices, output, source or usage, asked, period, duplicates=duplicates, **options)
+        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates, **options)
         return bill_hours(spark, job)
 
 

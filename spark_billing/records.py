@@ -30,6 +30,7 @@ _READERS = 16  # records read at once: on an object store each takes some millis
 _PUBLISHING_SECONDS = 10  # without progress, after which a run that was publishing counts as dead
 
 Record = Mapping[str, Any]
+_RECORD = ("run", "run_id", "parent", "source", "price_list", "tag_columns", "covered", "conflicts", "ledger")
 
 
 @dataclass(frozen=True)
@@ -236,12 +237,17 @@ def _unpublished(storage: Storage, record: Record) -> list[str]:
 def _read(storage: Storage, path: str) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(storage.read(path))
-        _ = (record["run"], record["run_id"], record["parent"], record["source"], record["ledger"]["hours"])
-    except (ValueError, KeyError, TypeError):
+    except ValueError:
         raise OutputError(
             f"{storage.path(path)} is no complete record: its run died while it wrote it and has published nothing. "
             "Delete that file and run again."
         ) from None
+    missing = [name for name in _RECORD if name not in record]
+    if missing:
+        raise OutputError(
+            f"{storage.path(path)} has no {', '.join(missing)}: another version of spark_billing wrote it, "
+            "which kept no ledger. Give an --output of its own and bill the whole usage into it."
+        )
     return record
 
 

@@ -144,6 +144,7 @@ class _Run:
         if not self.job.dry_run:
             return self.usage_staging.keep(name, rows)
         self.persisted.append(rows.persist())  # a dry run writes nothing, not even aside
+        rows.count()  # now, under the settings that hold now
         return rows
 
     # --- the usage, whatever the ledger says -------------------------------------------------------------------------

@@ -517,6 +517,10 @@ def test_half_a_record_is_an_error_with_a_way_out(write, bill, tmp_path):
     code, _, err = bill(write([call(1)]))
     assert code == 2
     assert "Delete that file" in err
+    record.write_text('{"run": 1}')
+    code, _, err = bill(write([call(1)]))
+    assert code == 2
+    assert "another version of spark_billing" in err
 
 
 def test_one_output_one_currency(write, bill):
