@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from spark_billing.bills import bill_lines, hourly_bills
 from spark_billing.errors import PriceListError, SparkBillingError, UsageError
-from spark_billing.history import bill_history
+from spark_billing.history import bill_history, ledger_lines
 from spark_billing.price_list import Price, PriceList
 from spark_billing.rerating import rerate
 from spark_billing.usage import check_usage, price_calls
@@ -26,6 +26,7 @@ __all__ = [
     "bill_lines",
     "check_usage",
     "hourly_bills",
+    "ledger_lines",
     "model_call_cost",
     "model_call_tier",
     "price_calls",

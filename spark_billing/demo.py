@@ -9,7 +9,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.bills import bill_lines
-from spark_billing.cli import BILLED, FAILED, bill
+from spark_billing.commands.bill import bill
+from spark_billing.commands.command import DONE, FAILED
 from spark_billing.errors import OutputError
 from spark_billing.hours import hour_label, instant_label
 from spark_billing.price_list import PriceList
@@ -67,7 +68,7 @@ def run(spark: SparkSession, prices: PriceList, output: str) -> int:
     if by_request != total or example["amount"] != EXAMPLE_COST.get(prices.currency, example["amount"]):
         print("These must be the same as in the bill, and are not: please report it.", file=sys.stderr)
         return FAILED
-    return BILLED
+    return DONE
 
 
 def demo_usage(spark: SparkSession) -> DataFrame:

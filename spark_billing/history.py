@@ -1,18 +1,62 @@
-"""The audit trail: every line that was ever added to the bill of one workspace and hour, by which run and why."""
+"""What was billed, as the ledger has it: the lines of a period, and the audit trail of one workspace and hour."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from decimal import Decimal
+from typing import Optional
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.errors import UsageError
+from spark_billing.errors import OutputError, UsageError
 from spark_billing.hours import date_label, instant_label, parse_hour
 from spark_billing.records import Ledger
-from spark_billing.storage import Storage
+from spark_billing.schemas import LEDGER_LINES
+from spark_billing.storage import Folder
 from spark_billing.text import money, printable, table
+
+
+def ledger_lines(
+    spark: SparkSession, output: str, *, start: Optional[str] = None, end: Optional[str] = None
+) -> DataFrame:
+    """Every ledger line of the UTC+8 hours from `start` to before `end`, such as 2026-04-08T00 (`LEDGER_LINES`, tags).
+
+    `output` is the folder that the job bills into; without `start` or `end`, that side is open. The lines are verified
+    against the records of their runs, and their `amount` adds up to what is owed for these hours. `UsageError` if an
+    hour is none, `OutputError` if nothing was ever billed into the folder or its ledger is damaged.
+
+    Examples
+    --------
+    >>> ledger_lines(spark, output, start="2026-04-01T00", end="2026-05-01T00").groupBy("entry").count().show()
+    +--------+-----+
+    |   entry|count|
+    +--------+-----+
+    |original|    2|
+    +--------+-----+
+    """
+    first, last = (None if text is None else _hour(text) for text in (start, end))
+    ledger = Ledger.open(Folder(spark, output))
+    if ledger.last is None:
+        raise OutputError(
+            f"nothing was ever billed into {output}: it has no ledger. Give the folder of hourly_bill.py."
+        )
+    hours = [hour for record in ledger.records for hour in map(parse_hour, record["ledger"]["hours"])]
+    wanted = {date_label(hour) for hour in hours if (first is None or hour >= first) and (last is None or hour < last)}
+    lines = ledger.lines(spark, wanted)
+    if lines is None:
+        return spark.createDataFrame([], LEDGER_LINES)
+    at = F.unix_seconds("period_start")
+    if first is not None:
+        lines = lines.filter(at >= first)
+    return lines if last is None else lines.filter(at < last)
+
+
+def _hour(text: str) -> int:
+    try:
+        return parse_hour(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: str) -> DataFrame:
@@ -22,11 +66,8 @@ def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: s
     `amount` adds up to what is owed for the hour. `UsageError` if the hour is none or nothing was ever billed in it,
     `OutputError` if the ledger is damaged.
     """
-    try:
-        start = parse_hour(hour)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-    lines = Ledger.open(Storage(spark, output)).lines(spark, {date_label(start)})
+    start = _hour(hour)
+    lines = Ledger.open(Folder(spark, output)).lines(spark, {date_label(start)})
     if lines is None:
         raise UsageError(f"nothing was ever billed in {output} on {date_label(start)} (UTC+8)")
     wanted = (F.unix_seconds("period_start") == start) & (F.col("workspace_id") == workspace_id)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
@@ -22,11 +22,10 @@ from pyspark.sql.types import StringType, StructField, StructType
 from spark_billing.errors import OutputError
 from spark_billing.hours import hour_label, parse_hour
 from spark_billing.schemas import AMOUNT, LEDGER_LINES, TOTAL_TOKENS
-from spark_billing.storage import Storage
+from spark_billing.storage import Folder, Storage, path_is_absent
 
 RUNS = "ledger/runs"
 LINES = "ledger/lines"
-_READERS = 16  # records read at once: on an object store each takes some milliseconds
 _PUBLISHING_SECONDS = 10  # without progress, after which a run that was publishing counts as dead
 
 Record = Mapping[str, Any]
@@ -37,15 +36,15 @@ _RECORD = ("run", "run_id", "parent", "source", "price_list", "tag_columns", "co
 class Ledger:
     """The committed runs of an output, in the order of their numbers."""
 
-    storage: Storage
+    storage: Union[Storage, Folder]
     records: Sequence[Record]
 
     @classmethod
-    def open(cls, storage: Storage) -> Ledger:
+    def open(cls, storage: Union[Storage, Folder]) -> Ledger:
         """Reads every record; `OutputError` if one is missing, incomplete or not on top of the one before it."""
-        names = [name for name in storage.names(RUNS) if name.endswith(".json") and name[:-5].isdigit()]
-        with ThreadPoolExecutor(_READERS) as readers:
-            records = list(readers.map(lambda name: _read(storage, f"{RUNS}/{name}"), names))
+        texts = storage.texts(RUNS)
+        names = sorted(name for name in texts if name.endswith(".json") and name[:-5].isdigit())
+        records = [_parse(storage.path(f"{RUNS}/{name}"), texts[name]) for name in names]
         parent = None
         for number, (name, record) in enumerate(zip(names, records), start=1):
             if (int(name[:-5]), record["run"], record["parent"]) != (number, number, parent):
@@ -122,13 +121,16 @@ class Ledger:
         if not expected:
             return None
         paths = [f"{lines_path(run_id)}/billing_date={date}" for run_id, date in sorted(expected)]
-        gone = [path for path in paths if not self.storage.exists(path)]
-        if gone:
-            raise OutputError(f"{self.storage.path(gone[0])} is gone, and a committed run wrote it. Restore it.")
-        lines = _read_lines(spark, self.storage, paths, tags)
+        try:
+            lines = _read_lines(spark, self.storage, paths, tags)
+            rows = lines.groupBy("run_id", "billing_date").agg(*_counted()).collect()
+        except PySparkException as error:
+            if not path_is_absent(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise OutputError(f"lines that a committed run wrote are gone ({reason}). Restore them.") from None
         found = {
-            (row["run_id"], str(row["billing_date"])): {name: Decimal(row[name]) for name in _COUNTED}
-            for row in lines.groupBy("run_id", "billing_date").agg(*_counted()).collect()
+            (row["run_id"], str(row["billing_date"])): {name: Decimal(row[name]) for name in _COUNTED} for row in rows
         }
         for (run_id, date), sums in expected.items():
             if found.get((run_id, date)) != sums:
@@ -234,24 +236,26 @@ def _unpublished(storage: Storage, record: Record) -> list[str]:
     return [part for part in record["replace"] if storage.exists(f"{record['staging']}/{part}")]
 
 
-def _read(storage: Storage, path: str) -> dict[str, Any]:
+def _parse(path: str, text: str) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(storage.read(path))
+        record: dict[str, Any] = json.loads(text)
     except ValueError:
         raise OutputError(
-            f"{storage.path(path)} is no complete record: its run died while it wrote it and has published nothing. "
+            f"{path} is no complete record: its run died while it wrote it and has published nothing. "
             "Delete that file and run again."
         ) from None
     missing = [name for name in _RECORD if name not in record]
     if missing:
         raise OutputError(
-            f"{storage.path(path)} has no {', '.join(missing)}: another version of spark_billing wrote it, "
+            f"{path} has no {', '.join(missing)}: another version of spark_billing wrote it, "
             "which kept no ledger. Give an --output of its own and bill the whole usage into it."
         )
     return record
 
 
-def _read_lines(spark: SparkSession, storage: Storage, paths: Sequence[str], tags: set[str]) -> DataFrame:
+def _read_lines(
+    spark: SparkSession, storage: Union[Storage, Folder], paths: Sequence[str], tags: set[str]
+) -> DataFrame:
     schema = StructType([*LEDGER_LINES.fields, *(StructField(tag, StringType()) for tag in sorted(tags))])
     read = spark.read.schema(schema).option("basePath", storage.path(LINES))
     return read.parquet(*(storage.path(path) for path in paths))

@@ -13,7 +13,7 @@ import pytest
 from pyspark.sql import DataFrame
 
 from spark_billing import PriceList
-from spark_billing.cli import hourly_bill
+from spark_billing.commands.bill import hourly_bill
 from spark_billing.schemas import TAGS, USAGE
 from spark_billing.session import local_session
 from tests.oracle import COMMERCIAL_START

@@ -3,7 +3,8 @@
 import pytest
 
 from spark_billing.catalog import CatalogTables
-from spark_billing.cli import bill_history, hourly_bill
+from spark_billing.commands.bill import hourly_bill
+from spark_billing.commands.history import bill_history
 from spark_billing.schemas import BILL_LINES, BILLS, LEDGER_LINES
 from tests.conftest import HOUR, ONE, call
 from tests.oracle import COMMERCIAL_START

@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, settings, stateful
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from spark_billing import PriceList, bill_lines, check_usage, cli, hourly_bills, records, runs
+from spark_billing import PriceList, bill_lines, check_usage, hourly_bills, records, runs
+from spark_billing.commands import bill as billing
 from spark_billing.ledger import net_lines
 from spark_billing.records import Ledger
 from spark_billing.storage import Storage
@@ -70,7 +71,7 @@ def usages(spark, tmp_path):
 def quiet_bill(spark, usage, output, **options):
     prices = PriceList.bundled("emr-serverless-spark", currency="USD")
     given = {"pricing": "native", "group_by_tags": [], "detail": False, "source": "the log", **options}
-    return cli.bill(spark, prices, usage=usage, output=str(output), **given)
+    return billing.bill(spark, prices, usage=usage, output=str(output), **given)
 
 
 def test_killed_at_any_moment(spark, usages, tmp_path, monkeypatch):
@@ -221,7 +222,7 @@ class History(stateful.RuleBasedStateMachine):
         options = {"source": "the log", "pricing": "native", "group_by_tags": [], "detail": False, "period": period}
         given = {"usage": usage, "output": str(self.output), "allow_retractions": True, **options}
         if dies_in is None:
-            cli.bill(self.spark, prices, **given)
+            billing.bill(self.spark, prices, **given)
             self.check()
             return
         patch = pytest.MonkeyPatch()
@@ -229,7 +230,7 @@ class History(stateful.RuleBasedStateMachine):
         patch.setattr(owner, name, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
         patch.setattr(runs._Run, "clear", lambda self: None)
         try:
-            cli.bill(self.spark, prices, **given)
+            billing.bill(self.spark, prices, **given)
         except KeyboardInterrupt:
             pass
         finally:

@@ -12,13 +12,19 @@ from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
 
-@pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs", "rerating"])
-def test_examples(spark, usd, module):
+@pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs", "rerating", "history"])
+def test_examples(spark, usd, write, bill, tmp_path, module):
     call = {**CALL, "call_time": COMMERCIAL_START}
     calls = [call, {**call, "request_id": "r-2", "model": "qwen-max"}]
     usage = usage_frame(spark, calls)
     usage.createOrReplaceTempView("calls")
-    names = {"spark": spark, "usage": usage, "lines": bill_lines(check_usage(usage, prices=usd), prices=usd)}
+    assert module != "history" or bill(write([call]))[0] == 0
+    names = {
+        "spark": spark,
+        "output": str(tmp_path / "out"),
+        "usage": usage,
+        "lines": bill_lines(check_usage(usage, prices=usd), prices=usd),
+    }
     found = importlib.import_module(f"spark_billing.{module}")
     names.update({name: getattr(spark_billing, name) for name in spark_billing.__all__}, datetime=datetime)
     result = doctest.testmod(found, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)

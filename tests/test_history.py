@@ -6,8 +6,8 @@ from decimal import Decimal
 import pytest
 
 from spark_billing import PriceList, UsageError, bill_history, rerate
-from spark_billing.cli import bill_history as history_job
-from spark_billing.cli import rerate as rerate_job
+from spark_billing.commands.history import bill_history as history_job
+from spark_billing.commands.rerate import rerate as rerate_job
 from tests import oracle
 from tests.conftest import HOUR, ONE, call, usage_frame
 from tests.oracle import COMMERCIAL_START

@@ -8,7 +8,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_billing import hours, records, runs, staging
-from spark_billing.cli import hourly_bill
+from spark_billing.commands.bill import hourly_bill
 from spark_billing.schemas import BILL_LINES, BILLS
 from tests.conftest import HOUR, ONE, call, files, record, rows, setting, usage_frame
 from tests.oracle import COMMERCIAL_START

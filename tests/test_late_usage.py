@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from spark_billing.cli import hourly_bill
+from spark_billing.commands.bill import hourly_bill
 from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 
@@ -276,7 +276,7 @@ def double_lines(path):
     [
         (damage_lines, "is not what its run wrote"),
         (double_lines, "is not what its run wrote"),
-        (damage_folder, "is gone"),
+        (damage_folder, "are gone"),
         (damage_first_record, "is not whole"),
     ],
 )

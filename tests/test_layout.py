@@ -19,13 +19,15 @@ PACKAGE = ROOT / "spark_billing"
 ORDER = [
     *("errors", "price_list", "schemas", "hours", "text", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage"),
     *("bills", "ledger", "conflicts", "repeats", "storage", "sources", "session", "metering", "records", "staging"),
-    *("runs", "summary", "history", "rerating", "catalog", "cli", "demo"),
+    *("runs", "summary", "history", "rerating", "catalog"),
+    *("commands.command", "commands.usage_arguments", "commands.ledger_arguments"),
+    *("commands.bill", "commands.history", "commands.rerate", "cli", "demo"),
 ]
-LATER_ON_PURPOSE = {("cli", "demo")}  # --demo runs the demo, which runs the job
+LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job
 
 
 def imports(module):
-    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("spark_billing"):
             yield from [node.module.partition(".")[2]] if "." in node.module else [alias.name for alias in node.names]
@@ -34,7 +36,8 @@ def imports(module):
 
 
 def test_every_module_has_its_place():
-    assert sorted(p.stem for p in PACKAGE.glob("*.py")) == sorted([*ORDER, "__init__"])
+    paths = (path.relative_to(PACKAGE).with_suffix("") for path in PACKAGE.rglob("*.py"))
+    assert sorted(".".join(path.parts) for path in paths) == sorted([*ORDER, "__init__", "commands.__init__"])
 
 
 @pytest.mark.parametrize("module", ORDER)
@@ -71,7 +74,7 @@ def test_importing_starts_nothing_and_changes_nothing():
 def test_the_default_path_needs_neither_numpy_nor_pandas_nor_pyarrow(tmp_path):
     site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
     result = python(
-        "from spark_billing.cli import hourly_bill\n"
+        "from spark_billing.commands.bill import hourly_bill\n"
         f"assert hourly_bill(['--demo', '--output', {str(tmp_path / 'demo')!r}]) == 0\n"
         "refused = ['--usage', 'u', '--output', 'o', '--currency', 'USD', '--pricing', 'udf']\n"
         "assert hourly_bill(refused) == 2\n",
@@ -97,6 +100,8 @@ def test_the_public_names():
         ("bill_lines", "(checked: 'DataFrame', *, prices: 'PriceList', group_by_tags: 'Sequence[str]' = (), "
                        "pricing: 'Pricing' = 'native') -> 'DataFrame'"),
         ("bill_history", "(spark: 'SparkSession', output: 'str', *, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
+        ("ledger_lines", "(spark: 'SparkSession', output: 'str', *, start: 'Optional[str]' = None, "
+                         "end: 'Optional[str]' = None) -> 'DataFrame'"),
         ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
                    "-> 'DataFrame'"),
         ("check_usage", "(usage: 'DataFrame', *, prices: 'PriceList', duplicates: 'bool' = True) -> 'DataFrame'"),

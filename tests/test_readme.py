@@ -5,7 +5,7 @@ import shlex
 from decimal import Decimal
 from pathlib import Path
 
-from spark_billing.cli import hourly_bill
+from spark_billing.commands.bill import hourly_bill
 from tests.conftest import CALL, call, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 

@@ -8,7 +8,7 @@ from pyspark.sql import functions as F
 
 from spark_billing import check_usage, metering
 from spark_billing.bills import sum_calls
-from spark_billing.cli import hourly_bill
+from spark_billing.commands.bill import hourly_bill
 from spark_billing.repeats import find_settings, find_suspects
 from spark_billing.session import settings
 from tests.conftest import CALL, usage_frame

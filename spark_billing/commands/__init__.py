@@ -1,0 +1,1 @@
+"""The jobs: the arguments of each, and the chain of library calls that it is."""

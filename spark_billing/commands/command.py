@@ -1,0 +1,112 @@
+"""What all jobs share: how arguments are read, and how every failure becomes one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn, Optional
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+
+import spark_billing
+from spark_billing.errors import (
+    LostRaceError,
+    OutputError,
+    PriceListError,
+    RetractionError,
+    SparkBillingError,
+    UsageError,
+)
+from spark_billing.sources import spark_reason, users_error
+
+DONE = 0
+FAILED = 1  # nothing half-written is ever taken for a bill
+REFUSED = 2  # arguments, price list, usage: nothing was written
+UNEXPLAINED = 3  # a comparison left a difference without a cause
+RETRACTION = 4  # it would lower bills, and may not
+LOST_RACE = 5  # another run committed first
+
+
+@dataclass(frozen=True)
+class Command:
+    """A job: a file in jobs/ and a subcommand of `spark-billing`. Called with arguments, it returns its exit code."""
+
+    name: str  # of the subcommand
+    job: str  # its file in jobs/
+    description: str
+    examples: str  # with other things that --help ends with; {prog} is what the user calls
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.ArgumentParser, argparse.Namespace], int]
+
+    def __call__(self, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> int:
+        prog = prog or self.job
+        parser = _Parser(
+            prog=prog,
+            description=self.description,
+            epilog=self.examples.replace("{prog}", prog),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        add_version(parser)
+        self.add_arguments(parser)
+        arguments = parser.parse_args(argv)
+        return _guarded(parser, lambda: self.run(parser, arguments))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(REFUSED, f"{self.prog}: {message} (see --help)\n")
+
+
+def add_version(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--version", action="version", version=f"spark-billing {spark_billing.__version__}")
+
+
+def _guarded(parser: argparse.ArgumentParser, run: Callable[[], int]) -> int:
+    """What a job does, with every failure as one line and an exit code."""
+    for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):  # PySpark's stack trace before our one line
+        logging.getLogger(name).disabled = True
+    _any_text_can_be_printed()
+    try:
+        return run()
+    except (PriceListError, UsageError, OutputError) as error:
+        return _fail(parser, error, REFUSED)
+    except RetractionError as error:
+        return _fail(parser, error, RETRACTION)
+    except LostRaceError as error:
+        return _fail(parser, error, LOST_RACE)
+    except SparkBillingError as error:
+        return _fail(parser, error, FAILED)
+    except (PySparkException, Py4JJavaError) as error:
+        reason = users_error(error)
+        if reason:
+            return _fail(parser, f"the usage cannot be billed: {reason}", REFUSED)
+        return _fail(parser, f"Spark failed: {spark_reason(error)}", FAILED)
+    except OSError as error:
+        return _fail(parser, error, FAILED)
+
+
+def say(text: str) -> None:
+    """Text on the standard output."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # nobody reads it (`| head`): what the job did is done all the same
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _fail(parser: argparse.ArgumentParser, error: object, code: int) -> int:
+    print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+def _any_text_can_be_printed() -> None:
+    """A name that the terminal's encoding lacks must not end a run that is already committed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -1,0 +1,62 @@
+"""The job that compares two price lists, or the two readings of K, on one usage table."""
+
+from __future__ import annotations
+
+import argparse
+
+from spark_billing import rerating
+from spark_billing.commands.command import DONE, Command, say
+from spark_billing.commands.usage_arguments import (
+    add_usage_arguments,
+    columns_of,
+    mapped_usage,
+    period_of,
+    price_list_of,
+)
+from spark_billing.metering import of_period
+from spark_billing.price_list import PriceList
+from spark_billing.session import job_session
+from spark_billing.sources import ROW
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_usage_arguments(parser, required=True)
+    other = parser.add_mutually_exclusive_group(required=True)
+    other.add_argument("--against", metavar="FILE.csv", help="the other price list")
+    other.add_argument(
+        "--against-tokens-per-k", type=int, choices=(1000, 1024), help="the same list with another meaning of K"
+    )
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    prices = price_list_of(arguments)
+    if arguments.against is None:
+        other = price_list_of(arguments, tokens_per_k=arguments.against_tokens_per_k)
+    else:
+        other = PriceList.from_csv(arguments.against, tokens_per_k=arguments.tokens_per_k)
+    period, columns, zone = period_of(arguments), columns_of(arguments), arguments.call_time_zone
+    duplicates = not arguments.no_dedup
+    spark = job_session("spark-billing rerate")
+    with mapped_usage(spark, arguments.usage, arguments.usage_format, columns, zone, duplicates) as usage:
+        if period is not None:
+            usage = of_period(usage, period)
+        changes = rerating.rerate(usage.drop(ROW), prices=prices, other=other, duplicates=duplicates)
+        say("\n".join(rerating.told(changes, prices, other)))
+    return DONE
+
+
+rerate = Command(
+    name="rerate",
+    job="rerate.py",
+    description="Show what the same calls cost under two price lists, per workspace and model. Nothing is written.",
+    examples="""
+examples:
+  # a new price list
+  {prog} --usage usage --currency USD --against new-prices.csv
+
+  # what the unclear meaning of K is worth: 128K as 128,000 tokens, and as 131,072
+  {prog} --usage usage --currency USD --against-tokens-per-k 1024
+""",
+    add_arguments=_add_arguments,
+    run=_run,
+)
