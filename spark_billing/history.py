@@ -38,9 +38,7 @@ def ledger_lines(
     first, last = (None if text is None else _hour(text) for text in (start, end))
     ledger = Ledger.open(Folder(spark, output))
     if ledger.last is None:
-        raise OutputError(
-            f"nothing was ever billed into {output}: it has no ledger. Give the folder of hourly_bill.py."
-        )
+        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
     hours = [hour for record in ledger.records for hour in map(parse_hour, record["ledger"]["hours"])]
     wanted = {date_label(hour) for hour in hours if (first is None or hour >= first) and (last is None or hour < last)}
     lines = ledger.lines(spark, wanted)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
@@ -36,11 +36,11 @@ _RECORD = ("run", "run_id", "parent", "source", "price_list", "tag_columns", "co
 class Ledger:
     """The committed runs of an output, in the order of their numbers."""
 
-    storage: Union[Storage, Folder]
+    storage: Folder
     records: Sequence[Record]
 
     @classmethod
-    def open(cls, storage: Union[Storage, Folder]) -> Ledger:
+    def open(cls, storage: Folder) -> Ledger:
         """Reads every record; `OutputError` if one is missing, incomplete or not on top of the one before it."""
         texts = storage.texts(RUNS)
         names = sorted(name for name in texts if name.endswith(".json") and name[:-5].isdigit())
@@ -145,13 +145,13 @@ class Ledger:
         """The lines in the folder of a run that has not committed yet."""
         return _read_lines(spark, self.storage, [lines_path(run_id)], set(tag_columns))
 
-    def commit(self, record: Record) -> bool:
+    def commit(self, storage: Storage, record: Record) -> bool:
         """Create the record of the next run; False if another run has got that number."""
         path = record_path(record["run"])
-        if not self.storage.create(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n"):
+        if not storage.create(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n"):
             return False
         # where the storage has no exclusive creation, another run may have written over it
-        return bool(_read(self.storage, path)["run_id"] == record["run_id"])
+        return bool(_parse(path, storage.read(path))["run_id"] == record["run_id"])
 
 
 _COUNTED = ("lines", "requests", "tokens", "amount")
@@ -253,9 +253,7 @@ def _parse(path: str, text: str) -> dict[str, Any]:
     return record
 
 
-def _read_lines(
-    spark: SparkSession, storage: Union[Storage, Folder], paths: Sequence[str], tags: set[str]
-) -> DataFrame:
+def _read_lines(spark: SparkSession, storage: Folder, paths: Sequence[str], tags: set[str]) -> DataFrame:
     schema = StructType([*LEDGER_LINES.fields, *(StructField(tag, StringType()) for tag in sorted(tags))])
     read = spark.read.schema(schema).option("basePath", storage.path(LINES))
     return read.parquet(*(storage.path(path) for path in paths))

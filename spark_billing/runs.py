@@ -106,7 +106,7 @@ def bill_hours(spark: SparkSession, job: Job) -> Outcome:
                 return outcome
             # from here on the run may be committed, even if an error says otherwise: only a lost race clears its files
             run.uncommitted = []
-            if ledger.commit(outcome.record):
+            if ledger.commit(storage, outcome.record):
                 publish(storage, outcome.record)
                 return outcome
             clear(storage, lines_path(run.run_id))

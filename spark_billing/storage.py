@@ -68,11 +68,11 @@ def path_is_absent(error: PySparkException) -> bool:
     return "PATH_NOT_FOUND" in str(error)
 
 
-class Storage:
-    """A folder, its paths given relative to it."""
+class Storage(Folder):
+    """A folder to read from and to write to."""
 
     def __init__(self, spark: SparkSession, root: str) -> None:
-        self.root = root.rstrip("/") or "/"
+        super().__init__(spark, root)
         if set(root) & set("[]{}*?\\"):
             raise OutputError(
                 f"the output {root!r} has a character of []{{}}*? or a backslash, which Spark reads as a pattern"
@@ -89,9 +89,6 @@ class Storage:
             raise OutputError(f"cannot use {root!r} as a folder: {reason}. Give a path this Spark can write.") from None
         if is_file:
             raise OutputError(f"the output {root!r} is a file; give a folder, which may be new")
-
-    def path(self, relative: str) -> str:
-        return f"{self.root}/{relative}"
 
     def _path(self, relative: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(self.path(relative))
@@ -123,9 +120,9 @@ class Storage:
         """The content of each file in a folder by its name; nothing if there is no such folder."""
         with ThreadPoolExecutor(_READERS) as readers:
             names = self.names(relative)
-            return dict(zip(names, readers.map(lambda name: self._read(f"{relative}/{name}"), names)))
+            return dict(zip(names, readers.map(lambda name: self.read(f"{relative}/{name}"), names)))
 
-    def _read(self, relative: str) -> str:
+    def read(self, relative: str) -> str:
         stream = self._files.open(self._path(relative))
         try:
             return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
