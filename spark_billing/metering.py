@@ -24,7 +24,7 @@ from spark_billing.repeats import (
     rate_without_id,
 )
 from spark_billing.schemas import SECONDS_PER_HOUR
-from spark_billing.session import settings
+from spark_billing.session import settings, step
 from spark_billing.usage import rate_usage
 
 Keep = Callable[[str, DataFrame], DataFrame]  # computes a table once, for all who read it afterwards
@@ -55,6 +55,7 @@ def meter(
     so that which copy is billed does not depend on the period."""
     typed_calls(usage, ("request_id",) * duplicates + BILLED_BY)  # refuses columns that do not fit before any pass
     of_run, around = usage, usage
+    spark = usage.sparkSession
     if period is not None:
         seconds = lookback_hours * SECONDS_PER_HOUR
         of_run, around = (
@@ -66,6 +67,7 @@ def meter(
         groups = rate_groups(sum_calls(of_run, prices, group_by_tags, pricing), prices)
         for calls in moved:
             groups = move_calls(groups, with_measures(calls, prices, group_by_tags, pricing))
+        step(spark, "sum the calls by price")
         return keep("sums", merge_sums(groups).filter(F.col("requests") != 0))
 
     def rated() -> DataFrame:
@@ -74,14 +76,16 @@ def meter(
     if not duplicates:
         return Metered(of_run.count(), summed(()), rated, None)
 
+    step(spark, "count the calls and look for repeats by hash")
     rows = of_run.count()
     rows_around = rows if period is None else around.count()
-    with settings(usage.sparkSession, find_settings(rows_around)):
+    with settings(spark, find_settings(rows_around)):
         suspects = keep("suspects", find_suspects(around, rows_around))
     found = suspects.agg(F.count(F.lit(1)).alias("rows"), F.count(SUSPECT).alias("hashes")).collect()[0]
     if found["rows"] == 0:
         return Metered(rows, summed(()), rated, None)
 
+    step(spark, "compare the calls that share a hash")
     apart, conflicts = rate_others(of_run, suspects, prices), None
     reject = F.col("reject")
     without_id = rate_without_id(of_run, prices).withColumn("before", reject)

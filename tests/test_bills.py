@@ -210,6 +210,7 @@ def test_sums_of_the_dearest_requests_keep_every_digit(spark, tmp_path, pricing)
     }
 
 
+@pytest.mark.classic
 def test_the_udf_runs_once_per_request(spark, usd):
     lines = lines_of(spark, usd, [{**CALL, "call_time": COMMERCIAL_START}], pricing="udf")
     plan = lines._jdf.queryExecution().executedPlan().toString()

@@ -9,6 +9,8 @@ from spark_billing.schemas import BILL_LINES, BILLS, LEDGER_LINES
 from tests.conftest import HOUR, ONE, call
 from tests.oracle import COMMERCIAL_START
 
+pytestmark = pytest.mark.classic
+
 NAMESPACE = "spark_catalog.bills_of_a_test"
 
 

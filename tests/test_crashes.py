@@ -32,6 +32,8 @@ from tests.conftest import HOUR, call, usage_frame
 from tests.oracle import COMMERCIAL_START
 from tests.test_differential import hostile_calls
 
+pytestmark = pytest.mark.classic
+
 ROOT = Path(__file__).resolve().parent.parent
 FULL = os.environ.get("SPARK_BILLING_FULL") == "1"
 KILLS, RACES, SPLITS, HISTORIES = (20, 10, 50, 40) if FULL else (2, 3, 6, 3)

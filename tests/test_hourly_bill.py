@@ -13,6 +13,8 @@ from spark_billing.schemas import BILL_LINES, BILLS
 from tests.conftest import HOUR, ONE, call, files, record, rows, setting, usage_frame
 from tests.oracle import COMMERCIAL_START
 
+pytestmark = pytest.mark.classic
+
 
 @pytest.mark.parametrize("file_format", ["parquet", "orc", "json", "csv"])
 @pytest.mark.parametrize("named", [True, False])
@@ -631,3 +633,28 @@ def test_the_demo(capsys, tmp_path, currency, example):
 def test_period_labels():
     assert hours.hour_label(int(datetime(2026, 12, 31, 16, tzinfo=timezone.utc).timestamp())) == "2027-01-01T00"
     assert str(hours.Period.parse("2026-04-08T00", "2026-04-08T01")) == "2026-04-08T00 to 2026-04-08T01"
+
+
+def test_the_steps_of_a_run_have_names(spark, write, bill, tmp_path):
+    """What an operator sees in Spark's UI, event log and history server; nothing of it stays behind."""
+    usage = write([call(1), call(1), call(2, workspace_id=None)])
+    context = spark.sparkContext
+    before = {name: context.getLocalProperty(name) for name in ("spark.jobGroup.id", "spark.job.description")}
+    assert bill(usage)[0] == 0
+    group = f"bill the log into {tmp_path / 'out'}"
+    jobs = context.statusTracker().getJobIdsForGroup(group)
+    assert len(jobs) > 5
+    assert {name: context.getLocalProperty(name) for name in before} == before
+    store = context._jsc.sc().statusStore()
+    steps = {store.job(number).description().get() for number in jobs}
+    assert steps == {
+        "meter the usage",
+        "count the calls and look for repeats by hash",
+        "compare the calls that share a hash",
+        "sum the calls by price",
+        "read and verify the ledger",
+        "add the difference to the ledger",
+        "rebuild the tables of the touched dates",
+        "prove the totals from what was written",
+        "write the rejected rows and the details",
+    }

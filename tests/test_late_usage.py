@@ -11,6 +11,8 @@ from spark_billing.commands.bill import hourly_bill
 from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 
+pytestmark = pytest.mark.classic
+
 HEAD = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
 RETRACTION = 4
 

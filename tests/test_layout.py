@@ -18,7 +18,19 @@ PACKAGE = ROOT / "spark_billing"
 # Each module may import only from those before it
 ORDER = [
     *("errors", "price_list", "schemas", "hours", "text", "kernel", "pandas_udfs", "udfs", "calls", "rating", "usage"),
-    *("bills", "ledger", "conflicts", "repeats", "storage", "sources", "session", "metering", "records", "staging"),
+    *(
+        "bills",
+        "ledger",
+        "conflicts",
+        "repeats",
+        "storage",
+        "sources",
+        "session",
+        "metering",
+        "records",
+        "staging",
+        "control_totals",
+    ),
     *("runs", "summary", "history", "rerating", "catalog"),
     *("commands.command", "commands.usage_arguments", "commands.ledger_arguments"),
     *("commands.bill", "commands.history", "commands.rerate", "cli", "demo"),
@@ -53,6 +65,7 @@ def python(code, *options, **environment):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.classic
 def test_importing_starts_nothing_and_changes_nothing():
     result = python(
         "import os, sys, logging, warnings, decimal\n"
@@ -71,6 +84,7 @@ def test_importing_starts_nothing_and_changes_nothing():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.classic
 def test_the_default_path_needs_neither_numpy_nor_pandas_nor_pyarrow(tmp_path):
     site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
     result = python(
@@ -137,6 +151,7 @@ def test_the_top_level_is_the_owners():
     }
 
 
+@pytest.mark.linters
 @pytest.mark.parametrize(
     "command",
     [

@@ -5,6 +5,8 @@ import shlex
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
 from spark_billing.commands.bill import hourly_bill
 from tests.conftest import CALL, call, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
@@ -51,6 +53,7 @@ def test_sql_blocks_run(spark, usd):
     spark.catalog.dropTempView("calls")
 
 
+@pytest.mark.classic
 def test_the_log_with_other_names_bills_as_printed(spark, tmp_path, capsys):
     rows = ["TIMESTAMP,ContextTokens,GeneratedTokens"]
     rows += ["2023-11-16 18:15:46.6805900,374,44", "2023-11-16 18:15:50.9951690,396,109"]
@@ -68,6 +71,7 @@ def test_the_log_with_other_names_bills_as_printed(spark, tmp_path, capsys):
     assert "Total: 0.000158892 USD" in capsys.readouterr().out
 
 
+@pytest.mark.classic
 def test_what_the_demo_prints_is_what_the_readme_shows(capsys, tmp_path):
     assert hourly_bill(["--demo", "--output", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
@@ -77,6 +81,7 @@ def test_what_the_demo_prints_is_what_the_readme_shows(capsys, tmp_path):
             assert line.rstrip() in printed, line
 
 
+@pytest.mark.classic
 def test_the_table_of_late_usage(spark, write, bill, tmp_path):
     """Each row of the README's table, played: what the run adds, why, and what is owed then."""
     (table,) = re.findall(r"^\| run \| what happened .*?\n\n", README, flags=re.M | re.S)

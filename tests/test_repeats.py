@@ -64,6 +64,7 @@ def rejected_by(spark, usage, output, *arguments):
     return record["totals"], sorted(str(tuple(row)) for row in rows.select(*names).collect())
 
 
+@pytest.mark.classic
 @pytest.mark.parametrize("pricing", ["native", "udf"])
 def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, capsys, pricing):
     totals, rejected = rejected_by(spark, repeated, tmp_path / "out", "--pricing", pricing, "--detail")
@@ -82,6 +83,7 @@ def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, 
     assert totals["amount"] == "0.016083792000"  # 303 x 0.00005308 + 4 x 0.000000138
 
 
+@pytest.mark.classic
 def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, monkeypatch):
     honest = rejected_by(spark, repeated, tmp_path / "honest")
 
@@ -92,6 +94,7 @@ def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, mon
     assert rejected_by(spark, repeated, tmp_path / "colliding") == honest
 
 
+@pytest.mark.classic
 def test_a_clean_table_is_never_checked_by_content(spark, tmp_path, capsys, monkeypatch):
     usage_frame(spark, calls(50)).write.parquet(str(tmp_path / "usage"))
     for name in ("rate_suspects", "rate_others", "rate_without_id"):
@@ -109,6 +112,7 @@ def parts(frame):
     return plan.count("FileScan"), plan.count("Exchange "), sorted(c.partition("#")[0] for c in columns.split(","))
 
 
+@pytest.mark.classic
 def test_the_plan_of_a_bill_is_one_scan_and_one_shuffle_and_of_the_search_for_repeats_another(spark, usd, tmp_path):
     usage_frame(spark, calls(50)).write.parquet(str(tmp_path / "usage"))
     usage = spark.read.parquet(str(tmp_path / "usage"))

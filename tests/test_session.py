@@ -6,6 +6,10 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.classic
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

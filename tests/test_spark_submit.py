@@ -18,6 +18,8 @@ import pytest
 from spark_billing.session import ensure_java
 from tests.conftest import site_without
 
+pytestmark = pytest.mark.classic
+
 ROOT = Path(__file__).resolve().parent.parent
 SPARK = Path(pyspark.__file__).parent
 EXECUTOR_KILLS = 5 if os.environ.get("SPARK_BILLING_FULL") == "1" else 1  # see test_crashes.py

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from chispa import assert_df_equality
-from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, UsageError, check_usage, model_call_cost, price_calls
@@ -210,14 +209,11 @@ def test_a_void_column_is_all_null(spark, usd):
     assert reasons(check_usage(voids, prices=usd)) == {None: "missing_request_id"}
 
 
+@pytest.mark.spark4
 def test_a_collation_makes_no_two_ids_the_same(spark, usd):
     calls = [{**CALL, "call_time": COMMERCIAL_START}, {**CALL, "call_time": COMMERCIAL_START, "request_id": "R-1"}]
     usage = usage_frame(spark, calls)
-    try:
-        collated = usage.withColumns(
-            {n: F.expr(f"{n} COLLATE UTF8_LCASE") for n in ("request_id", "workspace_id", "model")}
-        )
-    except PySparkException:  # before Spark 4 there is none
-        return
+    ids = ("request_id", "workspace_id", "model")
+    collated = usage.withColumns({n: F.expr(f"{n} COLLATE UTF8_LCASE") for n in ids})
     assert reasons(check_usage(collated, prices=usd)) == {"r-1": None, "R-1": None}
     assert [r["cost"] for r in price_calls(collated, prices=usd).collect()] == [Decimal("0.00005308")] * 2
