@@ -316,3 +316,16 @@ def test_names_from_the_data_stay_data(spark, bill, tmp_path):
     assert "\x1b" not in err
     assert err.count("\n") == 1
     assert rows(spark, tmp_path / "out", "bills")[0]["workspace_id"] == hostile
+
+
+def test_the_last_hours(write, bill, tmp_path):
+    """Of hours 0, 1 and 2 the two that are over at 02:30 are billed, and recorded; a late call is added by the next."""
+    calls = [call(n, COMMERCIAL_START + n * HOUR) for n in range(3)]
+    given = ("--last", "2", "--as-of", "2026-04-08T02:30+08:00")
+    assert bill(write(calls[:2]), *given)[0] == 0
+    assert record(tmp_path / "out")["period"] == {"from": "2026-04-08T00", "to": "2026-04-08T02"}
+    assert bill(write([*calls, call(9)]), *given)[0] == 0
+    assert added(tmp_path / "out", 2) == {"late_usage": (2, ONE)}
+    for wrong in (("--last", "0"), ("--last", "2", "--from", "2026-04-08T00", "--to", "2026-04-08T02")):
+        code, _, err = bill(write(calls), *wrong)
+        assert (code, "--last takes the place" in err) == (2, True)

@@ -1,7 +1,10 @@
 """The README is true: its commands are those of CI, its blocks run."""
 
+import argparse
+import json
 import re
 import shlex
+import textwrap
 from decimal import Decimal
 from pathlib import Path
 
@@ -69,6 +72,18 @@ def test_the_log_with_other_names_bills_as_printed(spark, tmp_path, capsys):
     assert hourly_bill(arguments) == 0
     # 770 input and 153 output tokens in Hangzhou: 770 x 0.000138 / 1000 + 153 x 0.000344 / 1000
     assert "Total: 0.000158892 USD" in capsys.readouterr().out
+
+
+def test_the_request_that_starts_a_job():
+    """Its arguments are those of the job, and it names files that the section has just uploaded."""
+    (request,) = (json.loads(textwrap.dedent(block)) for block in re.findall(r"```json\n(.*?)```", README, flags=re.S))
+    submit = request["jobDriver"]["sparkSubmit"]
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    hourly_bill.add_arguments(parser)
+    given = parser.parse_args(submit["entryPointArguments"])
+    assert (given.usage_format, given.last, given.currency) == ("table", 48, "USD")
+    for uploaded in (submit["entryPoint"], submit["sparkSubmitParameters"].removeprefix("--py-files ")):
+        assert f" {uploaded}" in README
 
 
 @pytest.mark.classic

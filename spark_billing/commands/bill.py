@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import tempfile
+import time
 from typing import Any, Optional
 
 from pyspark.sql import SparkSession
@@ -22,6 +23,7 @@ from spark_billing.errors import OutputError, UsageError
 from spark_billing.hours import Period, parse_instant
 from spark_billing.price_list import PriceList
 from spark_billing.runs import SESSION_SETTINGS, Job, Outcome, bill_hours
+from spark_billing.schemas import SECONDS_PER_HOUR
 from spark_billing.session import job_session, settings
 from spark_billing.summary import summary
 
@@ -35,6 +37,9 @@ examples:
       --from 2026-04-08T00 --to 2026-04-09T00 --no-dedup --call-time-zone UTC \\
       --column "call_time=TIMESTAMP" --column "input_tokens=ContextTokens" --column "output_tokens=GeneratedTokens" \\
       --column "workspace_id='w-1234567890abcdef'" --column "region='cn-hangzhou'" --column "model='qwen-plus'"
+
+  # every hour: the two days before, with whatever arrived late
+  {prog} --usage oss://bucket/usage --output oss://bucket/bills --currency USD --last 48
 
   # see it work on made-up usage
   {prog} --demo
@@ -51,7 +56,8 @@ exit codes:
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     _check(parser, arguments)
     prices = price_list_of(arguments)
-    period = period_of(arguments)
+    as_of = _as_of(arguments)
+    period = period_of(arguments) if arguments.last is None else _last_hours(arguments, as_of)
     columns = columns_of(arguments)
     if arguments.pricing == "udf":
         _need_arrow()
@@ -80,7 +86,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         detail=arguments.detail,
         source=arguments.source,
         dedup_lookback=arguments.dedup_lookback,
-        as_of=_as_of(arguments),
+        as_of=as_of,
         closed_after=arguments.closed_after,
         adjust_within=arguments.adjust_within,
         allow_retractions=arguments.allow_retractions,
@@ -136,13 +142,22 @@ def _as_of(arguments: argparse.Namespace) -> Optional[int]:
             f"--adjust-within {within} days ends before --closed-after {closed} hours: no hour would ever be billed"
         )
     if arguments.as_of is None:
-        return None
-    if within is None and closed is None:
-        raise UsageError("--as-of says as of when --closed-after and --adjust-within are meant; give one of them")
+        return None if arguments.last is None else int(time.time())
+    if within is None and closed is None and arguments.last is None:
+        raise UsageError(
+            "--as-of says as of when --last, --closed-after and --adjust-within are meant; give one of them"
+        )
     try:
         return parse_instant(arguments.as_of)
     except ValueError as error:
         raise UsageError(f"--as-of: {error}") from None
+
+
+def _last_hours(arguments: argparse.Namespace, as_of: Optional[int]) -> Optional[Period]:
+    if getattr(arguments, "from") is not None or arguments.to is not None or not arguments.last or as_of is None:
+        raise UsageError("--last takes the place of --from and --to: give a number of hours, 1 or more, and neither")
+    end = as_of - as_of % SECONDS_PER_HOUR
+    return Period(end - arguments.last * SECONDS_PER_HOUR, end)
 
 
 def _need_arrow() -> None:
@@ -181,7 +196,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--closed-after", metavar="HOURS", type=_count, help="bill an hour only so long after its end")
     add("--adjust-within", metavar="DAYS", type=_count, help="report, but do not add, changes to older hours")
-    add("--as-of", metavar="INSTANT", help="the time these two count from (default: now), such as 2026-04-09T00:00Z")
+    add("--last", metavar="HOURS", type=_count, help="instead of --from and --to: the last hours that are over")
+    add("--as-of", metavar="INSTANT", help="the time these three count from (default: now), such as 2026-04-09T00:00Z")
     add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
     add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")
     add(
@@ -200,7 +216,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     if arguments.demo:
         arguments.currency = arguments.currency or "USD"
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
-        names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of"]
+        names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
         names += ["allow_retractions", "dry_run", "output_catalog"]
         unused = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
         if unused:
