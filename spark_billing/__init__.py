@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+try:
+    import pyspark  # noqa: F401
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "spark_billing needs PySpark, which a cluster brings; elsewhere: pip install 'spark_billing[local]'",
+        name="pyspark",
+    ) from None
+
 from spark_billing.bills import bill_lines, hourly_bills
 from spark_billing.errors import PriceListError, SparkBillingError, UsageError
 from spark_billing.history import bill_history, ledger_lines

@@ -45,11 +45,11 @@ class Command:
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int]
 
     def __call__(self, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> int:
-        prog = prog or self.job
+        prog, call = (self.job, f"jobs/{self.job}") if prog is None else (prog, prog)
         parser = _Parser(
             prog=prog,
             description=self.description,
-            epilog=self.examples.replace("{prog}", prog),
+            epilog=self.examples.replace("{prog}", call),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
