@@ -14,6 +14,8 @@ except ModuleNotFoundError:
 
 from spark_billing.bills import bill_lines, hourly_bills
 from spark_billing.errors import PriceListError, SparkBillingError, UsageError
+from spark_billing.focus import to_focus
+from spark_billing.focus_check import BrokenRule, check_focus
 from spark_billing.history import bill_history, ledger_lines
 from spark_billing.price_list import Price, PriceList
 from spark_billing.rerating import rerate
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BrokenRule",
     "Price",
     "PriceList",
     "PriceListError",
@@ -32,6 +35,7 @@ __all__ = [
     "UsageError",
     "bill_history",
     "bill_lines",
+    "check_focus",
     "check_usage",
     "hourly_bills",
     "ledger_lines",
@@ -40,6 +44,7 @@ __all__ = [
     "price_calls",
     "register",
     "rerate",
+    "to_focus",
 ]
 
 

@@ -9,11 +9,12 @@ from typing import Optional
 
 from spark_billing.commands.bill import hourly_bill
 from spark_billing.commands.command import REFUSED, add_version
+from spark_billing.commands.focus import export_focus
 from spark_billing.commands.history import bill_history
 from spark_billing.commands.rerate import rerate
 
 _DEMO = "spark-billing bill --demo"
-COMMANDS = (hourly_bill, bill_history, rerate)
+COMMANDS = (hourly_bill, bill_history, rerate, export_focus)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

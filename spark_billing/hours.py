@@ -11,6 +11,7 @@ from spark_billing.price_list import epoch_us
 from spark_billing.schemas import SECONDS_PER_HOUR, UTC8_SECONDS
 
 UTC8 = timezone(timedelta(hours=8))
+_MONTH = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 _INSTANT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(Z|[+-][0-9]{2}:[0-9]{2})")
 
 
@@ -41,6 +42,16 @@ def parse_hour(text: str) -> int:
         return int(datetime.strptime(text, "%Y-%m-%dT%H").replace(tzinfo=UTC8).timestamp())
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a UTC+8 hour such as 2026-04-08T00") from None
+
+
+def parse_month(text: str) -> tuple[int, int]:
+    """The start and the end, in epoch seconds, of a UTC+8 month such as 2026-04; `ValueError` if it is none."""
+    match = _MONTH.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a UTC+8 month such as 2026-04")
+    year, month = int(match[1]), int(match[2])
+    year_after, month_after = (year + 1, 1) if month == 12 else (year, month + 1)
+    return parse_hour(f"{text}-01T00"), parse_hour(f"{year_after:04}-{month_after:02}-01T00")
 
 
 def parse_instant(text: str) -> int:

@@ -192,6 +192,11 @@ class PriceList:
         """The models whose output no row of this list bills, such as embeddings: their output count may be null."""
         return tuple(sorted(set(self.models) - {p.model for p in self.prices if p.output_price_per_1k is not None}))
 
+    @property
+    def region_names(self) -> dict[str, str]:
+        """The region ids and what the published page calls them, where the list says so."""
+        return {price.region: price.region_name for price in self.prices if price.region_name}
+
     def find(self, model: str, region: str, input_tokens: int, call_time: datetime) -> Optional[Price]:
         """The price of one call of `input_tokens` tokens at the aware instant `call_time`, or None if it has none."""
         if call_time.tzinfo is None:

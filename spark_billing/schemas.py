@@ -19,6 +19,8 @@ PRICE = DecimalType(18, 9)  # of 1,000 tokens
 COST = DecimalType(18, 12)  # of one request; see price_list.COST_LIMIT
 AMOUNT = DecimalType(38, 12)  # of any number of requests
 TOTAL_TOKENS = DecimalType(38, 0)  # of a whole table
+TOKENS = DecimalType(19, 0)  # a bigint as a decimal
+THOUSANDS = DecimalType(19, 3)  # of tokens: THOUSANDS x PRICE is AMOUNT, exactly
 
 
 def _columns(**types: DataType) -> StructType:
@@ -64,6 +66,69 @@ LEDGER_LINES = _columns(
     run_at=TimestampType(),
     run_id=StringType(),
 )
+
+_FOCUS: dict[str, DataType] = {
+    "BilledCost": AMOUNT,
+    "BillingAccountId": StringType(),
+    "BillingAccountName": StringType(),
+    "BillingCurrency": StringType(),
+    "BillingPeriodEnd": TimestampType(),
+    "BillingPeriodStart": TimestampType(),
+    "ChargeCategory": StringType(),
+    "ChargeClass": StringType(),
+    "ChargeDescription": StringType(),
+    "ChargeFrequency": StringType(),
+    "ChargePeriodEnd": TimestampType(),
+    "ChargePeriodStart": TimestampType(),
+    "CommitmentDiscountStatus": StringType(),  # null: model calls know no commitments, but rules of others refer to it
+    "ConsumedQuantity": TOKENS,
+    "ConsumedUnit": StringType(),
+    "ContractedCost": AMOUNT,
+    "ContractedUnitPrice": PRICE,
+    "EffectiveCost": AMOUNT,
+    "InvoiceId": StringType(),
+    "InvoiceIssuerName": StringType(),
+    "ListCost": AMOUNT,
+    "ListUnitPrice": PRICE,
+    "PricingCategory": StringType(),
+    "PricingCurrency": StringType(),
+    "PricingQuantity": THOUSANDS,
+    "PricingUnit": StringType(),
+    "RegionId": StringType(),
+    "RegionName": StringType(),
+    "ResourceId": StringType(),
+    "ResourceName": StringType(),
+    "ResourceType": StringType(),
+    "ServiceCategory": StringType(),
+    "ServiceName": StringType(),
+    "ServiceSubcategory": StringType(),
+    "SkuId": StringType(),
+    "SkuMeter": StringType(),
+    "SkuPriceDetails": StringType(),  # JSON
+    "SkuPriceId": StringType(),
+    "SubAccountId": StringType(),
+    "SubAccountName": StringType(),
+    "Tags": StringType(),  # JSON
+}
+_FOCUS_OF_VERSION = {
+    "1.2": ("ProviderName", "PublisherName"),
+    "1.4": ("HostProviderName", "InvoiceDetailId", "ServiceProviderName"),
+}
+_FOCUS_OWN: dict[str, DataType] = {
+    "x_BillingHour": StringType(),  # in UTC+8, such as 2026-04-08T10
+    "x_Entry": StringType(),
+    "x_Model": StringType(),
+    "x_Reason": StringType(),
+    "x_Requests": LongType(),
+    "x_Run": LongType(),
+    "x_Tier": StringType(),
+    "x_TokenType": StringType(),
+}
+# The rows of each version of FOCUS: its columns in alphabetical order, then our own
+FOCUS = {
+    version: _columns(**dict(sorted({**_FOCUS, **dict.fromkeys(names, StringType())}.items())), **_FOCUS_OWN)
+    for version, names in _FOCUS_OF_VERSION.items()
+}
 
 BILLS = _columns(
     workspace_id=StringType(),

@@ -50,7 +50,7 @@ class Folder:
         self.spark, self.root = spark, root.rstrip("/") or "/"
 
     def path(self, relative: str) -> str:
-        return f"{self.root}/{relative}"
+        return f"{self.root.rstrip('/')}/{relative}"
 
     def texts(self, relative: str) -> dict[str, str]:
         """The content of each JSON file in a folder by its name; nothing if there is no such folder."""

@@ -1,0 +1,49 @@
+"""FOCUS rows as files: typed Parquet, or CSV as RFC 4180 has it, with plain decimals and UTC instants."""
+
+from __future__ import annotations
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import DecimalType, StructField, TimestampType
+
+from spark_billing.calls import quoted
+from spark_billing.focus import plain, utc_text
+
+FORMATS = ("parquet", "csv")
+
+# A quote within quotes is doubled; blanks at the ends of a value are the value's; null is nothing, empty text is ""
+_CSV = {
+    "header": "true",
+    "quote": '"',
+    "escape": '"',
+    "encoding": "UTF-8",
+    "ignoreLeadingWhiteSpace": "false",
+    "ignoreTrailingWhiteSpace": "false",
+}
+_ORDER = ("BillingPeriodStart", "ChargePeriodStart", "SubAccountId", "SkuPriceId", "ListUnitPrice", "x_Run")
+
+
+def write_focus(rows: DataFrame, path: str, file_format: str) -> None:
+    """Rows in a folder that is not there yet, in order within each file. No value is changed: a spreadsheet that takes
+    a workspace named `=1+1` for a formula must be told that it is text."""
+    # without a number of partitions Spark joins small ones, so a small export is one file
+    rows = rows.repartition(*_ORDER[:2]).sortWithinPartitions(*_ORDER)
+    if file_format == "parquet":
+        rows.write.parquet(path)
+    else:
+        rows.select(*(_text(field).alias(field.name) for field in rows.schema.fields)).write.options(**_CSV).csv(path)
+
+
+def read_focus(spark: SparkSession, path: str, file_format: str) -> DataFrame:
+    """The rows as they stand in the files: of CSV, text."""
+    if file_format == "parquet":
+        return spark.read.parquet(path)
+    # values may hold line breaks; a row with too many or too few values is an error
+    return spark.read.options(**_CSV, multiLine="true", mode="FAILFAST").csv(path)
+
+
+def _text(field: StructField) -> Column:
+    column = F.col(quoted(field.name))
+    if isinstance(field.dataType, DecimalType):
+        return plain(column, field.dataType.scale)
+    return utc_text(column) if isinstance(field.dataType, TimestampType) else column.cast("string")
