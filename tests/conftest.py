@@ -50,25 +50,27 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("spark")
     settings = {
         "spark.sql.shuffle.partitions": "4",
         "spark.sql.session.timeZone": "UTC",
-        "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        "spark.ui.showConsoleProgress": "false",
-        # many small queries: no time to wait for the second compiler
-        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS} -XX:TieredStopAtLevel=1",
         **({"spark.sql.ansi.enabled": ANSI} if ANSI else {}),
     }
     if CONNECT:
         ensure_java()
         os.environ["PYSPARK_PYTHON"] = sys.executable
         builder = SparkSession.builder.remote("local[2]")
-        for name, value in {**settings, "spark.ui.enabled": "false"}.items():
+        for name, value in settings.items():
             builder = builder.config(name, value)
         session = builder.getOrCreate()
     else:
-        session = local_session("spark-billing tests", {"spark.master": "local[2]", **settings})
+        of_start = {
+            "spark.master": "local[2]",
+            "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("spark") / "warehouse"),
+            "spark.ui.showConsoleProgress": "false",
+            # many small queries: no time to wait for the second compiler
+            "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS} -XX:TieredStopAtLevel=1",
+        }
+        session = local_session("spark-billing tests", {**of_start, **settings})
     yield session
     session.stop()
 
