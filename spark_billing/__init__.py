@@ -9,6 +9,8 @@ from spark_billing.errors import PriceListError, SparkBillingError, UsageError
 from spark_billing.history import bill_history, ledger_lines
 from spark_billing.price_list import Price, PriceList
 from spark_billing.rerating import rerate
+from spark_billing.sql_functions import sql_function_ddl
+from spark_billing.streaming import bill_touched_hours
 from spark_billing.usage import check_usage, price_calls
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ __all__ = [
     "UsageError",
     "bill_history",
     "bill_lines",
+    "bill_touched_hours",
     "check_usage",
     "hourly_bills",
     "ledger_lines",
@@ -32,6 +35,7 @@ __all__ = [
     "price_calls",
     "register",
     "rerate",
+    "sql_function_ddl",
 ]
 
 

@@ -12,7 +12,9 @@ from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
 
-@pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs", "rerating", "history"])
+@pytest.mark.parametrize(
+    "module", ["price_list", "usage", "bills", "udfs", "rerating", "history", "sql_functions", "streaming"]
+)
 def test_examples(spark, usd, write, bill, tmp_path, module):
     call = {**CALL, "call_time": COMMERCIAL_START}
     calls = [call, {**call, "request_id": "r-2", "model": "qwen-max"}]
@@ -22,6 +24,7 @@ def test_examples(spark, usd, write, bill, tmp_path, module):
     names = {
         "spark": spark,
         "output": str(tmp_path / "out"),
+        "usage_path": write([call]) if module == "streaming" else None,
         "usage": usage,
         "lines": bill_lines(check_usage(usage, prices=usd), prices=usd),
     }
@@ -29,5 +32,7 @@ def test_examples(spark, usd, write, bill, tmp_path, module):
     names.update({name: getattr(spark_billing, name) for name in spark_billing.__all__}, datetime=datetime)
     result = doctest.testmod(found, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     spark.catalog.dropTempView("calls")
+    for name in ("model_call_cost", "model_call_tier"):
+        spark.sql(f"DROP TEMPORARY FUNCTION IF EXISTS {name}")
     assert result.attempted > 0
     assert result.failed == 0

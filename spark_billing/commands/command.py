@@ -35,17 +35,18 @@ LOST_RACE = 5  # another run committed first
 
 @dataclass(frozen=True)
 class Command:
-    """A job: a file in jobs/ and a subcommand of `spark-billing`. Called with arguments, it returns its exit code."""
+    """A subcommand of `spark-billing`, and a file in jobs/ if it runs on Spark. Called with arguments, it returns its
+    exit code."""
 
     name: str  # of the subcommand
-    job: str  # its file in jobs/
+    job: Optional[str]  # its file in jobs/; None: it needs no Spark, so nobody submits it
     description: str
     examples: str  # with other things that --help ends with; {prog} is what the user calls
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int]
 
     def __call__(self, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> int:
-        prog = prog or self.job
+        prog = prog or self.job or f"spark-billing {self.name}"
         parser = _Parser(
             prog=prog,
             description=self.description,
