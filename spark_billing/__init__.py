@@ -19,6 +19,8 @@ from spark_billing.focus_check import BrokenRule, check_focus
 from spark_billing.history import bill_history, ledger_lines
 from spark_billing.price_list import Price, PriceList
 from spark_billing.rerating import rerate
+from spark_billing.sql_functions import sql_function_ddl
+from spark_billing.streaming import bill_touched_hours
 from spark_billing.usage import check_usage, price_calls
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ __all__ = [
     "UsageError",
     "bill_history",
     "bill_lines",
+    "bill_touched_hours",
     "check_focus",
     "check_usage",
     "hourly_bills",
@@ -44,6 +47,7 @@ __all__ = [
     "price_calls",
     "register",
     "rerate",
+    "sql_function_ddl",
     "to_focus",
 ]
 

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from spark_billing.bills import Pricing, bill_sums, hourly_bills, lines_of_sums, tag_column
 from spark_billing.conflicts import kept_conflicts, new_conflicts
 from spark_billing.control_totals import TOKENS, ControlTotals, balance
-from spark_billing.errors import LostRaceError, RetractionError, UsageError
+from spark_billing.errors import LostRaceError, RetractionError
 from spark_billing.hours import Period, date_label, hour_label, instant_label, ranges
 from spark_billing.ledger import difference, lowered_bills, net_lines
 from spark_billing.metering import meter
@@ -30,7 +30,7 @@ from spark_billing.rating import literal_rows
 from spark_billing.records import Ledger, clear, finish_publishing, lines_path, publish, recorded_sums, sums_by_hour
 from spark_billing.schemas import AMOUNT, PRICED, SECONDS_PER_HOUR
 from spark_billing.session import named_steps, step
-from spark_billing.sources import zoneless_time
+from spark_billing.sources import refuse_zoneless_times
 from spark_billing.staging import Staging, total, touched_partitions
 from spark_billing.storage import Storage
 from spark_billing.text import money, printable
@@ -176,7 +176,7 @@ class _Run:
         by_hour = self.metered.sums.groupBy(*by).agg(*sums).collect()
         self.with_usage = sorted({row["hour"] for row in by_hour if row["hour"] is not None})
         if len(self.with_usage) < len({row["hour"] for row in by_hour}):
-            self._refuse_zoneless_times()
+            refuse_zoneless_times(job.usage)
 
         # epoch seconds: the hours from and until which nothing is billed
         self.open_from, self.old_until = 2**62, -(2**62)
@@ -191,14 +191,6 @@ class _Run:
             hours = range(job.period.start, job.period.end, SECONDS_PER_HOUR)
         self.closed = [hour for hour in hours if hour < self.open_from]
         self.covered = [hour for hour in self.closed if hour >= self.old_until]
-
-    def _refuse_zoneless_times(self) -> None:
-        text = zoneless_time(self.job.usage)
-        if text is not None:
-            raise UsageError(
-                f"call_time has text without an offset, such as {text!r}, and a zone is never guessed; "
-                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
-            )
 
     # --- the difference to the ledger --------------------------------------------------------------------------------
 

@@ -142,12 +142,16 @@ def map_columns(
     return usage
 
 
-def zoneless_time(usage: DataFrame) -> Optional[str]:
-    """A call time of the mapped usage that is text without an offset, or None. Scans until it has found one."""
+def refuse_zoneless_times(usage: DataFrame) -> None:
+    """`UsageError` if a call time of the mapped usage is text without an offset. Scans until it has found one."""
     if not isinstance(usage.schema["call_time"].dataType, StringType):
-        return None
+        return
     row = usage.filter(F.col("call_time").rlike(ZONELESS_TEXT)).select("call_time").first()
-    return None if row is None else str(row["call_time"])
+    if row is not None:
+        raise UsageError(
+            f"call_time has text without an offset, such as {row['call_time']!r}, and a zone is never guessed; "
+            "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+        )
 
 
 def as_it_came(row: Column, taken: Collection[str], source: StructType) -> list[Column]:

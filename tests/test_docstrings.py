@@ -14,7 +14,14 @@ from tests.oracle import COMMERCIAL_START
 READ_A_LEDGER = ("history", "focus", "focus_check")
 
 
-@pytest.mark.parametrize("module", ["price_list", "usage", "bills", "udfs", "rerating", *READ_A_LEDGER])
+MODULES = (
+    *("price_list", "usage", "bills", "udfs", "rerating", *READ_A_LEDGER),
+    pytest.param("sql_functions", marks=pytest.mark.spark4),
+    pytest.param("streaming", marks=pytest.mark.classic),
+)
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_examples(spark, usd, write, bill, tmp_path, module):
     call = {**CALL, "call_time": COMMERCIAL_START}
     calls = [call, {**call, "request_id": "r-2", "model": "qwen-max"}]
@@ -24,6 +31,7 @@ def test_examples(spark, usd, write, bill, tmp_path, module):
     names = {
         "spark": spark,
         "output": str(tmp_path / "out"),
+        "usage_path": write([call]) if module == "streaming" else None,
         "usage": usage,
         "lines": bill_lines(check_usage(usage, prices=usd), prices=usd),
     }
@@ -31,5 +39,7 @@ def test_examples(spark, usd, write, bill, tmp_path, module):
     names.update({name: getattr(spark_billing, name) for name in spark_billing.__all__}, datetime=datetime)
     result = doctest.testmod(found, extraglobs=names, optionflags=doctest.NORMALIZE_WHITESPACE)
     spark.catalog.dropTempView("calls")
+    for name in ("model_call_cost", "model_call_tier"):
+        spark.sql(f"DROP TEMPORARY FUNCTION IF EXISTS {name}")
     assert result.attempted > 0
     assert result.failed == 0

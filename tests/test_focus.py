@@ -449,6 +449,7 @@ def export(tmp_path, capsys):
 HOSTILE = '=1+1, "x"\r\n \'é '
 
 
+@pytest.mark.classic
 def test_the_job_writes_parquet_and_csv(spark, write, bill, export, tmp_path):
     calls = [call(1, tags={"team": " red\n"}), call(2, workspace_id=HOSTILE, tags=None)]
     assert bill(write(calls, tags=True), "--group-by-tag", "team")[0] == 0
@@ -486,6 +487,7 @@ def test_the_job_writes_parquet_and_csv(spark, write, bill, export, tmp_path):
     assert sum(r["amount"] for r in ledger_lines(spark, str(tmp_path / "out")).collect()) == 3 * ONE
 
 
+@pytest.mark.classic
 def test_the_job_exports_billing_months(spark, write, bill, export, tmp_path):
     """Calls of January 2020, one of them noticed only now."""
     (tmp_path / "prices.csv").write_text(
@@ -523,6 +525,7 @@ def test_the_job_exports_billing_months(spark, write, bill, export, tmp_path):
     assert [words.split()[:3] for words in out.splitlines() if words.startswith(this_month)] == [[this_month, "2", "2"]]
 
 
+@pytest.mark.classic
 def test_what_the_job_refuses(write, bill, export, tmp_path, monkeypatch, capsys):
     assert bill(write([call(1)]))[0] == 0
     (tmp_path / "full").mkdir()

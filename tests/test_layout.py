@@ -17,12 +17,12 @@ PACKAGE = ROOT / "spark_billing"
 
 # Each module may import only from those before it
 ORDER = """
-errors price_list schemas hours text kernel pandas_udfs udfs calls rating usage
+errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
 runs summary history rerating catalog focus focus_check focus_files
 commands.command commands.usage_arguments commands.ledger_arguments
-commands.bill commands.history commands.rerate commands.focus
-cli demo
+commands.bill commands.history commands.rerate commands.focus commands.sql
+cli demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
 LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job
 
@@ -108,6 +108,13 @@ def test_the_public_names():
         ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
                    "-> 'DataFrame'"),
         ("check_focus", "(frame: 'DataFrame', version: 'str' = '1.2') -> 'list[BrokenRule]'"),
+        ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "
+                               "usage_format: 'Optional[str]' = None, columns: 'Optional[Mapping[str, str]]' = None, "
+                               "call_time_zone: 'Optional[str]' = None, duplicates: 'bool' = True, "
+                               "dedup_lookback: 'int' = 24, **options: 'Any') "
+                               "-> 'Callable[[DataFrame, int], None]'"),
+        ("sql_function_ddl", "(prices: 'PriceList', *, namespace: 'Optional[str]' = None, prefix: 'str' = '') "
+                             "-> 'list[str]'"),
         ("check_usage", "(usage: 'DataFrame', *, prices: 'PriceList', duplicates: 'bool' = True) -> 'DataFrame'"),
         ("hourly_bills", "(lines: 'DataFrame') -> 'DataFrame'"),
         ("model_call_cost", "(prices: 'PriceList') -> 'CallUdf'"),

@@ -35,17 +35,19 @@ LOST_RACE = 5  # another run committed first
 
 @dataclass(frozen=True)
 class Command:
-    """A job: a file in jobs/ and a subcommand of `spark-billing`. Called with arguments, it returns its exit code."""
+    """A subcommand of `spark-billing`, and a file in jobs/ if it runs on Spark. Called with arguments, it returns its
+    exit code."""
 
     name: str  # of the subcommand
-    job: str  # its file in jobs/
+    job: Optional[str]  # its file in jobs/; None: it needs no Spark, so nobody submits it
     description: str
     examples: str  # with other things that --help ends with; {prog} is what the user calls
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int]
 
     def __call__(self, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> int:
-        prog, call = (self.job, f"jobs/{self.job}") if prog is None else (prog, prog)
+        own = f"jobs/{self.job}" if self.job else f"spark-billing {self.name}"
+        prog, call = (self.job or own, own) if prog is None else (prog, prog)
         parser = _Parser(
             prog=prog,
             description=self.description,

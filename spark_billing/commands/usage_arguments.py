@@ -28,15 +28,7 @@ def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     add = parser.add_argument
     add("--usage", metavar="PATH", required=required, help="a path, or a catalog table with --usage-format table")
     add("--usage-format", choices=FORMATS, help="what it is (default: by the name's ending, else parquet)")
-    add("--currency", metavar="CODE", required=required, help="of the price list, such as USD or CNY; never converted")
-    add("--price-list", metavar="FILE.csv", help="your own prices (default: the bundled list of --currency)")
-    add(
-        "--tokens-per-k",
-        type=int,
-        choices=(1000, 1024),
-        default=1000,
-        help="what K means in tier bounds (default 1000)",
-    )
+    add_price_arguments(parser, required=required)
     add("--from", metavar="HOUR", help="first UTC+8 hour, such as 2026-04-08T00")
     add("--to", metavar="HOUR", help="the UTC+8 hour after the last one")
     add(
@@ -49,6 +41,20 @@ def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     )
     add("--call-time-zone", metavar="ZONE", help="the zone of times that carry no offset, such as Asia/Shanghai")
     add("--no-dedup", action="store_true", help="count repeated request ids too; request_id is then not read")
+
+
+def add_price_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """Which price list (`price_list_of`)."""
+    add = parser.add_argument
+    add("--currency", metavar="CODE", required=required, help="of the price list, such as USD or CNY; never converted")
+    add("--price-list", metavar="FILE.csv", help="your own prices (default: the bundled list of --currency)")
+    add(
+        "--tokens-per-k",
+        type=int,
+        choices=(1000, 1024),
+        default=1000,
+        help="what K means in tier bounds (default 1000)",
+    )
 
 
 @contextmanager
