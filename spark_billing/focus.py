@@ -120,7 +120,10 @@ def to_focus(
         "ListCost": F.col("amount"),
         "ListUnitPrice": F.col("price_per_1k"),
         "PricingCategory": F.lit("Standard"),
-        "PricingCurrency": F.col("currency"),
+        "PricingCurrency": F.col("currency"),  # the prices are native to it: never converted
+        "PricingCurrencyContractedUnitPrice": F.col("price_per_1k"),
+        "PricingCurrencyEffectiveCost": F.col("amount"),
+        "PricingCurrencyListUnitPrice": F.col("price_per_1k"),
         "PricingQuantity": quantity.cast(THOUSANDS),
         "PricingUnit": F.lit("1000 Tokens"),
         "ProviderName": F.lit(PROVIDER),

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 from pyspark.sql import Column, DataFrame, Window
@@ -113,34 +115,38 @@ def examine(frame: DataFrame, version: str) -> Examined:
         rows = rows.withColumns({_text_of(f.name): F.col(f.name) for f in texts})
         rows = rows.withColumns({f.name: _value(f) for f in texts})
     rules = [*_text_rules(texts), *_row_rules(version), *_time_rules()]
-
-    names = sorted({name for pair in _ONE_FOR_EACH for name in pair})
+    any_broken = reduce(or_, (F.coalesce(rule.breaks, F.lit(False)) for rule in rules))
+    # SKUs and invoices are few: what is to be said of them is said of groups of rows
+    names = sorted({"SkuPriceDetails", *(name for pair in _ONE_FOR_EACH for name in pair)})
     keys = {name: utc_text(F.col(name)) if name.endswith("Start") else F.col(name) for name in names}
     groups = rows.groupBy(*(key.alias(name) for name, key in keys.items())).agg(
         F.count(F.lit(1)).alias("rows"),
+        F.count(F.when(any_broken, 1)).alias("broken"),
         F.sum(F.col("ConsumedQuantity").cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS).alias("tokens"),
         F.sum("BilledCost").cast(AMOUNT).alias("cost"),
-        *(F.count(F.when(rule.breaks, 1)).alias(f"breaks_{i}") for i, rule in enumerate(rules)),
     )
-    several = []
-    for left, right in _ONE_FOR_EACH:
-        value, of_one = F.coalesce(F.col(right), F.lit("")), Window.partitionBy(left)
-        differ = F.min(value).over(of_one) != F.max(value).over(of_one)
-        several.append((F.col(left).isNotNull() & differ).alias(f"{left}_{right}"))
-    found = groups.select("*", *several).agg(
-        *(F.sum(name).alias(name) for name in ("rows", "tokens", "cost")),
-        *(F.sum(f"breaks_{i}").alias(f"breaks_{i}") for i in range(len(rules))),
-        *(F.sum(F.when(F.col(f"{a}_{b}"), F.col("rows"))).alias(f"rows_{a}_{b}") for a, b in _ONE_FOR_EACH),
-        *(F.min(F.when(F.col(f"{a}_{b}"), F.col(a))).alias(f"example_{a}_{b}") for a, b in _ONE_FOR_EACH),
+    of_groups = list(_group_rules())
+    flags = {f"breaks_{i}": rule.breaks for i, (rule, _) in enumerate(of_groups)}
+    found = groups.select("*", *(breaks.alias(flag) for flag, breaks in flags.items())).agg(
+        *(F.sum(name).alias(name) for name in ("rows", "broken", "tokens", "cost")),
+        *(F.sum(F.when(F.col(flag), F.col("rows"))).alias(flag) for flag in flags),
+        *(F.min(F.when(F.col(flag), F.col(of))).alias(f"such_{flag}") for flag, (_, of) in zip(flags, of_groups)),
     )
     row = found.collect()[0]
-    counts = {rule.name: row[f"breaks_{i}"] for i, rule in enumerate(rules) if row[f"breaks_{i}"]}
-    examples = _examples(rows, [rule for rule in rules if rule.name in counts]) if counts else {}
-    broken = [BrokenRule(name, count, examples[name]) for name, count in counts.items()]
-    for a, b in _ONE_FOR_EACH:
-        if row[f"rows_{a}_{b}"]:
-            broken.append(BrokenRule(f"each {a} has one {b}", row[f"rows_{a}_{b}"], row[f"example_{a}_{b}"]))
+    broken = _broken_rows(rows, rules) if row["broken"] else []
+    for flag, (rule, _) in zip(flags, of_groups):
+        if row[flag]:
+            broken.append(BrokenRule(rule.name, row[flag], row[f"such_{flag}"]))
     return Examined(row["rows"] or 0, int(row["tokens"] or 0), row["cost"] or Decimal(0), broken)
+
+
+def _broken_rows(rows: DataFrame, rules: Sequence[_Rule]) -> list[BrokenRule]:
+    """The rules that rows break, in their order, each with one of the rows."""
+    such = F.concat_ws(" ", "SubAccountId", utc_text(F.col("ChargePeriodStart")), "SkuPriceId")
+    numbers = F.array_compact(F.array(*(F.when(rule.breaks, F.lit(i)) for i, rule in enumerate(rules))))
+    each = rows.select(F.explode(numbers).alias("rule"), such.alias("such")).groupBy("rule")
+    found = each.agg(F.count(F.lit(1)).alias("rows"), F.min("such").alias("such")).orderBy("rule").collect()
+    return [BrokenRule(rules[row["rule"]].name, row["rows"], row["such"]) for row in found]
 
 
 def _broken_columns(frame: DataFrame, version: str) -> Iterator[BrokenRule]:
@@ -239,14 +245,12 @@ def _row_rules(version: str) -> Iterator[_Rule]:
         yield _Rule(f"{kind}UnitPrice is not negative", F.col(f"{kind}UnitPrice") < 0)
     for name in ("ListCost", "EffectiveCost", "BilledCost"):
         yield _Rule(f"{name} is ContractedCost", F.col(name) != F.col("ContractedCost"))
+    for name in ("ContractedUnitPrice", "EffectiveCost", "ListUnitPrice"):
+        yield _Rule(f"PricingCurrency{name} is {name}", F.col(f"PricingCurrency{name}") != F.col(name))
     thousandth = F.lit("0.001").cast("decimal(3,3)")
     consumed = F.col("ConsumedQuantity") * thousandth
     yield _Rule("ConsumedQuantity is 1000 x PricingQuantity", consumed != F.col("PricingQuantity"))
-    for name in ("Tags", "SkuPriceDetails"):
-        yield _Rule(f"{name} is a JSON object of text, each key once", ~_is_object(F.col(name)))
-    details = F.from_json("SkuPriceDetails", _OBJECT)
-    own_keys = F.forall(F.map_keys(details), lambda key: key.startswith("x_"))
-    yield _Rule("the keys of SkuPriceDetails begin with x_", ~own_keys)
+    yield _Rule("Tags is a JSON object of text, each key once", ~_is_object(F.col("Tags")))
 
 
 def _is_object(text: Column) -> Column:
@@ -276,9 +280,13 @@ def _time_rules() -> Iterator[_Rule]:
     yield _Rule("a Correction is of a month before its billing period", correction & (charged_to > start))
 
 
-def _examples(rows: DataFrame, rules: Sequence[_Rule]) -> dict[str, str]:
-    """For each rule a row that breaks it."""
-    row = F.concat_ws(" ", "SubAccountId", utc_text(F.col("ChargePeriodStart")), "SkuPriceId")
-    names = F.array_compact(F.array(*(F.when(rule.breaks, F.lit(rule.name)) for rule in rules)))
-    each = rows.select(F.explode(names).alias("rule"), row.alias("row"))
-    return {found["rule"]: found["row"] for found in each.groupBy("rule").agg(F.min("row").alias("row")).collect()}
+def _group_rules() -> Iterator[tuple[_Rule, str]]:
+    """Rules on rows that share these columns, each with the column that names such rows."""
+    for one, other in _ONE_FOR_EACH:
+        value, of_one = F.coalesce(F.col(other), F.lit("")), Window.partitionBy(one)
+        differ = F.min(value).over(of_one) != F.max(value).over(of_one)
+        yield _Rule(f"each {one} has one {other}", F.col(one).isNotNull() & differ), one
+    details = F.col("SkuPriceDetails")
+    yield _Rule("SkuPriceDetails is a JSON object of text, each key once", ~_is_object(details)), "SkuPriceId"
+    own_keys = F.forall(F.map_keys(F.from_json(details, _OBJECT)), lambda key: key.startswith("x_"))
+    yield _Rule("the keys of SkuPriceDetails begin with x_", ~own_keys), "SkuPriceId"
