@@ -38,7 +38,7 @@ def rendered(cell, kind):
     texts = [
         output["text"] if output["output_type"] == "stream" else output["data"].get("text/html", "")
         for output in cell["outputs"]
-        if (output["output_type"] == "stream") == (kind == "printed")
+        if (output["output_type"] == "stream") == (kind == "printed") and output.get("name") != "stderr"
     ]
     return "".join("".join(text) for text in texts)
 
