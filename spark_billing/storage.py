@@ -1,7 +1,7 @@
 """The few file operations that Spark's own reading and writing lack, on any storage that Spark can write.
 
 `Storage` goes through the Hadoop FileSystem of the running Spark (local disk, HDFS, OSS), which is what writes the
-tables too: only the billing job needs it. `Folder` reads with nothing but a session, on Spark Connect as well.
+tables too: only jobs that write need it. `Folder` reads with nothing but a session, on Spark Connect as well.
 """
 
 from __future__ import annotations
