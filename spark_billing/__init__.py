@@ -13,11 +13,13 @@ except ModuleNotFoundError:
     ) from None
 
 from spark_billing.bills import bill_lines, hourly_bills
-from spark_billing.errors import PriceListError, SparkBillingError, UsageError
+from spark_billing.errors import PriceListError, ProviderBillError, SparkBillingError, UsageError
 from spark_billing.focus import to_focus
 from spark_billing.focus_check import BrokenRule, check_focus
 from spark_billing.history import bill_history, ledger_lines
 from spark_billing.price_list import Price, PriceList
+from spark_billing.provider_bill import BillMapping, provider_bill, read_bill
+from spark_billing.reconciliation import reconcile
 from spark_billing.rerating import rerate
 from spark_billing.sql_functions import sql_function_ddl
 from spark_billing.streaming import bill_touched_hours
@@ -29,10 +31,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BillMapping",
     "BrokenRule",
     "Price",
     "PriceList",
     "PriceListError",
+    "ProviderBillError",
     "SparkBillingError",
     "UsageError",
     "bill_history",
@@ -45,6 +49,9 @@ __all__ = [
     "model_call_cost",
     "model_call_tier",
     "price_calls",
+    "provider_bill",
+    "read_bill",
+    "reconcile",
     "register",
     "rerate",
     "sql_function_ddl",

@@ -15,6 +15,10 @@ class UsageError(SparkBillingError, ValueError):
     """A usage table, its columns or the way to read it does not fit the contract."""
 
 
+class ProviderBillError(SparkBillingError, ValueError):
+    """A provider's bill, or the mapping that says how to read it, does not fit."""
+
+
 class OutputError(SparkBillingError, ValueError):
     """The output folder holds something that this run must not touch."""
 

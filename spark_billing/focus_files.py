@@ -12,7 +12,7 @@ from spark_billing.focus import plain, utc_text
 FORMATS = ("parquet", "csv")
 
 # A quote within quotes is doubled; blanks at the ends of a value are the value's; null is nothing, empty text is ""
-_CSV = {
+CSV = {
     "header": "true",
     "quote": '"',
     "escape": '"',
@@ -31,7 +31,7 @@ def write_focus(rows: DataFrame, path: str, file_format: str) -> None:
     if file_format == "parquet":
         rows.write.parquet(path)
     else:
-        rows.select(*(_text(field).alias(field.name) for field in rows.schema.fields)).write.options(**_CSV).csv(path)
+        as_text(rows).write.options(**CSV).csv(path)
 
 
 def read_focus(spark: SparkSession, path: str, file_format: str) -> DataFrame:
@@ -39,7 +39,12 @@ def read_focus(spark: SparkSession, path: str, file_format: str) -> DataFrame:
     if file_format == "parquet":
         return spark.read.parquet(path)
     # values may hold line breaks; a row with too many or too few values is an error
-    return spark.read.options(**_CSV, multiLine="true", mode="FAILFAST").csv(path)
+    return spark.read.options(**CSV, multiLine="true", mode="FAILFAST").csv(path)
+
+
+def as_text(rows: DataFrame) -> DataFrame:
+    """Rows as text that reads the same everywhere: decimals plain, instants in UTC."""
+    return rows.select(*(_text(field).alias(field.name) for field in rows.schema.fields))
 
 
 def _text(field: StructField) -> Column:

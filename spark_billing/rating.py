@@ -56,10 +56,12 @@ def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:
                 "tier": p.tier,
                 "price_id": p.price_id,
                 "currency": p.currency,
-                "input_price": _plain(p.input_nano, 9),
-                "input_token_price": _plain(p.input_nano, 12),  # a price per 1,000 in 10^-9 is one per token in 10^-12
-                "output_price": _plain(p.output_nano, 9),
-                "output_token_price": _plain(p.output_nano, 12),
+                "input_price": plain_units(p.input_nano, 9),
+                "input_token_price": plain_units(
+                    p.input_nano, 12
+                ),  # a price per 1,000 in 10^-9 is one per token in 10^-12
+                "output_price": plain_units(p.output_nano, 9),
+                "output_token_price": plain_units(p.output_nano, 12),
             }
             for number, p in enumerate(prices.prices)
         ),
@@ -105,7 +107,7 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
             yield {**cell, "above_tokens": highest, "up_to_tokens": END_US, "price_reject": reason}
 
 
-def _plain(units: Optional[int], scale: int) -> Optional[str]:
+def plain_units(units: Optional[int], scale: int) -> Optional[str]:
     """So many units of 10^-scale as plain text."""
     if units is None:
         return None

@@ -146,6 +146,41 @@ BILLS = _columns(
     amount=AMOUNT,
 )
 
+PROVIDER_BILL = _columns(  # without the columns among workspace_id to tokens that a provider's bill does not tell
+    period_start=TimestampType(),
+    period_end=TimestampType(),
+    workspace_id=StringType(),
+    region=StringType(),
+    model=StringType(),
+    token_type=StringType(),
+    tier=StringType(),
+    tokens=LongType(),
+    price_per_1k=PRICE,
+    amount=AMOUNT,  # by the list price
+    discount=AMOUNT,
+    vouchers=AMOUNT,
+    currency=StringType(),
+)
+
+RECONCILIATION = _columns(
+    period_start=TimestampType(),
+    period_end=TimestampType(),
+    workspace_id=StringType(),
+    region=StringType(),
+    model=StringType(),
+    token_type=StringType(),
+    tier=StringType(),
+    cause=StringType(),  # reconciliation.CAUSES
+    our_tokens=TOTAL_TOKENS,
+    provider_tokens=TOTAL_TOKENS,
+    our_price_per_1k=PRICE,  # null where there are several
+    provider_price_per_1k=PRICE,
+    our_amount=AMOUNT,
+    provider_amount=AMOUNT,
+    difference=AMOUNT,  # of this cause: provider - ours
+    currency=StringType(),
+)
+
 RUN = StructField("run", LongType())  # of a written table: the run at which the row stands
 
 REJECT_REASONS = (  # the first that applies, in this order

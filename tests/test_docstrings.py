@@ -15,7 +15,7 @@ READ_A_LEDGER = ("history", "focus", "focus_check")
 
 
 MODULES = (
-    *("price_list", "usage", "bills", "udfs", "rerating", *READ_A_LEDGER),
+    *("price_list", "usage", "bills", "udfs", "rerating", "provider_bill", "reconciliation", *READ_A_LEDGER),
     pytest.param("sql_functions", marks=pytest.mark.spark4),
     pytest.param("streaming", marks=pytest.mark.classic),
 )
@@ -34,6 +34,7 @@ def test_examples(spark, usd, write, bill, tmp_path, module):
         "usage_path": write([call]) if module == "streaming" else None,
         "usage": usage,
         "lines": bill_lines(check_usage(usage, prices=usd), prices=usd),
+        "prices": usd,
     }
     found = importlib.import_module(f"spark_billing.{module}")
     names.update({name: getattr(spark_billing, name) for name in spark_billing.__all__}, datetime=datetime)

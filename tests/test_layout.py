@@ -19,9 +19,9 @@ PACKAGE = ROOT / "spark_billing"
 ORDER = """
 errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
-runs summary history rerating catalog focus focus_check focus_files
+runs summary history rerating provider_bill reconciliation catalog focus focus_check focus_files
 commands.command commands.usage_arguments commands.ledger_arguments
-commands.bill commands.history commands.rerate commands.focus commands.sql
+commands.bill commands.history commands.rerate commands.reconcile commands.focus commands.sql
 cli demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
 LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job

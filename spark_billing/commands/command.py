@@ -19,6 +19,7 @@ from spark_billing.errors import (
     LostRaceError,
     OutputError,
     PriceListError,
+    ProviderBillError,
     RetractionError,
     SparkBillingError,
     UsageError,
@@ -77,7 +78,7 @@ def _guarded(parser: argparse.ArgumentParser, run: Callable[[], int]) -> int:
     _any_text_can_be_printed()
     try:
         return run()
-    except (PriceListError, UsageError, OutputError) as error:
+    except (PriceListError, ProviderBillError, UsageError, OutputError) as error:
         return _fail(parser, error, REFUSED)
     except RetractionError as error:
         return _fail(parser, error, RETRACTION)
