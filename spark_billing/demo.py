@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from decimal import Decimal
 
@@ -11,10 +12,16 @@ from pyspark.sql import functions as F
 from spark_billing.bills import bill_lines
 from spark_billing.commands.bill import bill
 from spark_billing.commands.command import DONE, FAILED
+from spark_billing.demo_provider import demo_provider_bill, provider_mapping
 from spark_billing.errors import OutputError
+from spark_billing.history import ledger_lines
 from spark_billing.hours import hour_label, instant_label
 from spark_billing.price_list import PriceList
+from spark_billing.provider_bill import BillMapping, provider_bill, read_bill
+from spark_billing.reconciliation import reconcile, summarize, told
+from spark_billing.runs import SESSION_SETTINGS
 from spark_billing.schemas import USAGE
+from spark_billing.session import settings
 from spark_billing.storage import Storage
 from spark_billing.summary import summary
 from spark_billing.text import money, table
@@ -68,7 +75,24 @@ def run(spark: SparkSession, prices: PriceList, output: str) -> int:
     if by_request != total or example["amount"] != EXAMPLE_COST.get(prices.currency, example["amount"]):
         print("These must be the same as in the bill, and are not: please report it.", file=sys.stderr)
         return FAILED
+    with settings(spark, SESSION_SETTINGS):
+        _compare_with_the_provider(spark, prices, output.rstrip("/"), bills_path)
     return DONE
+
+
+def _compare_with_the_provider(spark: SparkSession, prices: PriceList, output: str, bills_path: str) -> None:
+    """A provider's bill of the same calls, with a mistake of each kind, and what the comparison says of it."""
+    lines, mapping, storage = ledger_lines(spark, bills_path), provider_mapping(prices), Storage(spark, output)
+    storage.create("mapping.json", json.dumps(mapping, indent=2) + "\n")
+    storage.create("provider-bill.json", demo_provider_bill(lines, prices))
+    provider = provider_bill(read_bill(spark, f"{output}/provider-bill.json"), BillMapping.of(mapping))
+    differences = reconcile(lines, provider, prices=prices, grain=mapping["grain"])
+    print("\nThe provider's bill of the same calls, with made-up mistakes, compared\n")
+    print(
+        f"  reconcile_bill.py --output {bills_path} --month 2026-04 --provider {output}/provider-bill.json "
+        f"--mapping {output}/mapping.json\n"
+    )
+    print("\n".join(told(summarize(lines, provider, differences, mapping["grain"]))))
 
 
 def demo_usage(spark: SparkSession) -> DataFrame:

@@ -22,7 +22,7 @@ bills ledger conflicts repeats storage sources session metering records staging 
 runs summary history rerating provider_bill reconciliation catalog focus focus_check focus_files
 commands.command commands.usage_arguments commands.ledger_arguments
 commands.bill commands.history commands.rerate commands.reconcile commands.focus commands.sql
-cli demo streaming
+cli demo_provider demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
 LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job
 

@@ -339,7 +339,6 @@ def test_the_job(spark, write, bill, tmp_path, capsys):
     code, _, err = reconciled(list(rows("w-1")), *month, "--differences", str(tmp_path / "found"))
     assert (code, "is there already" in err) == (2, True)
     odd = [{**next(rows("w-1")), "Usage": 260_000_000, "PretaxGrossAmount": "1.2345678"}]
-    assert reconciled(odd, *month)[0] == 3
     code, out, _ = reconciled(odd, *month, "--differences", str(tmp_path / "csv"), "--format", "csv")
     assert (code, "unexplained" in out) == (3, True)
     (part,) = (tmp_path / "csv").glob("part-*.csv")

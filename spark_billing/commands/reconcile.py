@@ -6,7 +6,6 @@ import argparse
 import json
 from pathlib import Path
 
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -23,6 +22,7 @@ from spark_billing.provider_bill import BillMapping, provider_bill, read_bill
 from spark_billing.runs import SESSION_SETTINGS
 from spark_billing.schemas import SECONDS_PER_HOUR, UTC8_SECONDS
 from spark_billing.session import job_session, settings
+from spark_billing.storage import Storage
 from spark_billing.text import money
 
 _EXAMPLES = """
@@ -88,6 +88,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         raise UsageError("--tokens-tolerance is negative; give a number of tokens, 0 or more")
     spark = job_session("spark-billing reconcile")
     with settings(spark, SESSION_SETTINGS):
+        if arguments.differences and Storage(spark, arguments.differences).exists("."):
+            raise OutputError(f"--differences {arguments.differences} is there already; give a new folder")
         span = {"start": hour_label(period.start), "end": hour_label(period.end)}
         lines = ledger_lines(spark, ledger_of(spark, arguments), **span)
         other = ledger_lines(spark, arguments.other_output, **span) if arguments.other_output else None
@@ -152,15 +154,11 @@ def _prices(arguments: argparse.Namespace, lines: DataFrame) -> PriceList:
 
 
 def _write(differences: DataFrame, to: str, file_format: str) -> None:
-    try:
-        if file_format == "csv":
-            as_text(differences).coalesce(1).write.options(**CSV).csv(to)
-        else:
-            differences.coalesce(1).write.parquet(to)
-    except PySparkException as error:
-        if "ALREADY_EXISTS" not in str(error) and "already exists" not in str(error):
-            raise
-        raise OutputError(f"--differences {to} is there already and is left alone; give a new folder") from None
+    one = differences.coalesce(1)  # they are few; in one file a person finds them
+    if file_format == "csv":
+        as_text(one).write.options(**CSV).csv(to)
+    else:
+        one.write.parquet(to)
 
 
 def _tolerances(arguments: argparse.Namespace, grain: str) -> str:
