@@ -20,6 +20,7 @@ from spark_billing.history import bill_history, ledger_lines
 from spark_billing.price_list import Price, PriceList
 from spark_billing.rerating import rerate
 from spark_billing.sql_functions import sql_function_ddl
+from spark_billing.statement import Statement, monthly_statement
 from spark_billing.streaming import bill_touched_hours
 from spark_billing.usage import check_usage, price_calls
 
@@ -34,6 +35,7 @@ __all__ = [
     "PriceList",
     "PriceListError",
     "SparkBillingError",
+    "Statement",
     "UsageError",
     "bill_history",
     "bill_lines",
@@ -44,6 +46,7 @@ __all__ = [
     "ledger_lines",
     "model_call_cost",
     "model_call_tier",
+    "monthly_statement",
     "price_calls",
     "register",
     "rerate",

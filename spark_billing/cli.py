@@ -13,9 +13,10 @@ from spark_billing.commands.focus import export_focus
 from spark_billing.commands.history import bill_history
 from spark_billing.commands.rerate import rerate
 from spark_billing.commands.sql import sql
+from spark_billing.commands.statement import statement_of_month
 
 _DEMO = "spark-billing bill --demo"
-COMMANDS = (hourly_bill, bill_history, rerate, export_focus, sql)
+COMMANDS = (hourly_bill, bill_history, rerate, statement_of_month, export_focus, sql)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
