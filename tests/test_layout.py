@@ -20,10 +20,10 @@ ORDER = """
 errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
 runs summary history rerating catalog focus focus_check focus_files
-breakdown statement pages statement_files
+breakdown estimates statement pages statement_files charts report report_page
 commands.command commands.usage_arguments commands.ledger_arguments commands.file_argument
 commands.bill commands.history commands.rerate commands.focus commands.sql
-commands.statement
+commands.statement commands.report
 cli demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
 LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job
