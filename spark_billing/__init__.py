@@ -22,6 +22,7 @@ from spark_billing.provider_bill import BillMapping, provider_bill, read_bill
 from spark_billing.reconciliation import reconcile
 from spark_billing.rerating import rerate
 from spark_billing.sql_functions import sql_function_ddl
+from spark_billing.statement import Statement, monthly_statement
 from spark_billing.streaming import bill_touched_hours
 from spark_billing.usage import check_usage, price_calls
 
@@ -38,6 +39,7 @@ __all__ = [
     "PriceListError",
     "ProviderBillError",
     "SparkBillingError",
+    "Statement",
     "UsageError",
     "bill_history",
     "bill_lines",
@@ -48,6 +50,7 @@ __all__ = [
     "ledger_lines",
     "model_call_cost",
     "model_call_tier",
+    "monthly_statement",
     "price_calls",
     "provider_bill",
     "read_bill",

@@ -12,11 +12,16 @@ from spark_billing.commands.command import REFUSED, add_version
 from spark_billing.commands.focus import export_focus
 from spark_billing.commands.history import bill_history
 from spark_billing.commands.reconcile import reconcile_bill
+from spark_billing.commands.report import report
 from spark_billing.commands.rerate import rerate
 from spark_billing.commands.sql import sql
+from spark_billing.commands.statement import statement_of_month
 
 _DEMO = "spark-billing bill --demo"
-COMMANDS = (hourly_bill, bill_history, rerate, reconcile_bill, export_focus, sql)
+COMMANDS = (
+    *(hourly_bill, bill_history, rerate, reconcile_bill, statement_of_month),
+    *(report, export_focus, sql),
+)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

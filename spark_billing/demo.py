@@ -12,16 +12,21 @@ from pyspark.sql import functions as F
 from spark_billing.bills import bill_lines
 from spark_billing.commands.bill import bill
 from spark_billing.commands.command import DONE, FAILED
+from spark_billing.commands.file_argument import write_lines
 from spark_billing.demo_provider import demo_provider_bill, provider_mapping
-from spark_billing.errors import OutputError
+from spark_billing.errors import OutputError, UsageError
+from spark_billing.estimates import Reconciliation
 from spark_billing.history import ledger_lines
 from spark_billing.hours import hour_label, instant_label
 from spark_billing.price_list import PriceList
 from spark_billing.provider_bill import BillMapping, provider_bill, read_bill
 from spark_billing.reconciliation import reconcile, summarize, told
+from spark_billing.report import read_report
+from spark_billing.report_page import report_html
 from spark_billing.runs import SESSION_SETTINGS
 from spark_billing.schemas import USAGE
 from spark_billing.session import settings
+from spark_billing.statement import monthly_statement
 from spark_billing.storage import Storage
 from spark_billing.summary import summary
 from spark_billing.text import money, table
@@ -77,6 +82,7 @@ def run(spark: SparkSession, prices: PriceList, output: str) -> int:
         return FAILED
     with settings(spark, SESSION_SETTINGS):
         _compare_with_the_provider(spark, prices, output.rstrip("/"), bills_path)
+        _tell_of_the_month(spark, output.rstrip("/"), bills_path)
     return DONE
 
 
@@ -92,7 +98,28 @@ def _compare_with_the_provider(spark: SparkSession, prices: PriceList, output: s
         f"  reconcile_bill.py --output {bills_path} --month 2026-04 --provider {output}/provider-bill.json "
         f"--mapping {output}/mapping.json\n"
     )
-    print("\n".join(told(summarize(lines, provider, differences, mapping["grain"]))))
+    found = summarize(lines, provider, differences, mapping["grain"])
+    storage.create("reconciliation.json", json.dumps(found.as_json(), indent=2) + "\n")
+    print("\n".join(told(found)))
+
+
+def _tell_of_the_month(spark: SparkSession, output: str, bills_path: str) -> None:
+    """The month as finance wants it, and everything as a page to look at."""
+    lines = ledger_lines(spark, bills_path)
+    statement = monthly_statement(lines, "2026-04", as_of="2026-04-10T12:00+08:00", closed_after=48, top=3)
+    text = list(statement.text())
+    totals = next(number for number, line in enumerate(text) if line.startswith("Total, exact"))
+    print("\nThe month\n")
+    print(f"  statement.py --output {bills_path} --month 2026-04 --closed-after 48 --as-of 2026-04-10T12:00+08:00\n")
+    print("\n".join([*text[3:8], *text[totals : totals + 7]]))
+    page = f"{output}/report.html"
+    against = Reconciliation.parse(Storage(spark, output).read("reconciliation.json"))
+    try:
+        write_lines(spark, "--to-file", page, report_html(read_report(spark, bills_path, reconciliation=against)))
+    except UsageError as error:  # matplotlib is missing
+        print(f"\nA report to look at: left out, as {error}")
+    else:
+        print(f"\nA report to look at: {page}")
 
 
 def demo_usage(spark: SparkSession) -> DataFrame:

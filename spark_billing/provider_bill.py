@@ -33,6 +33,7 @@ from spark_billing.calls import INSTANT_TEXT, billing_date
 from spark_billing.errors import ProviderBillError
 from spark_billing.price_list import PriceList
 from spark_billing.schemas import AMOUNT, PRICE, PROVIDER_BILL, SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.text import printable
 
 GRAINS = ("hour", "day", "month")
 DIMENSIONS = ("workspace_id", "region", "model", "token_type", "tier")
@@ -98,16 +99,19 @@ class BillMapping:
         (tokens, default 1000)`, ignore_items` (codes of other products)`, without` (columns not to compare by)`, and
         the tables `columns, items, units, workspaces, regions`.
         """
-        file = Path(str(path))
         try:
-            text = file.read_text(encoding="utf-8-sig")
+            return cls.parse(str(path), Path(str(path)).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise ProviderBillError(f"cannot read the mapping {path}: {error}. Give a TOML or JSON file.") from None
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> BillMapping:
+        """From the text of such a file: JSON if its name ends so, else TOML."""
+        text = text.lstrip("\ufeff")
         try:
-            given = json.loads(text) if file.suffix == ".json" else _toml(text)
-            return cls.of(given)
+            return cls.of(json.loads(text) if name.endswith(".json") else _toml(text))
         except ValueError as error:
-            raise ProviderBillError(f"the mapping {path}: {error}") from None
+            raise ProviderBillError(f"the mapping {name}: {error}") from None
 
     @classmethod
     def of(cls, given: Any) -> BillMapping:
@@ -490,8 +494,8 @@ def _refuse(rows: DataFrame) -> None:
     kinds = found.limit(4).collect()
     if not kinds:
         return
-    told = "; ".join(f"{row['rows']:,} rows: {row['problem'][:200]}" for row in kinds[:3])
+    told = "; ".join(f"{row['rows']:,} rows: {printable(row['problem'], 200)}" for row in kinds[:3])
     more = "; and more" if len(kinds) > 3 else ""
     raise ProviderBillError(
-        f"the provider's bill does not fit its mapping: {told}{more}. The first such row: {kinds[0]['shown'][:300]}"
+        f"the provider's bill does not fit its mapping: {told}{more}. The first such row: {printable(kinds[0]['shown'], 300)}"
     )

@@ -107,7 +107,7 @@ def reconcile(
 
 
 @dataclass(frozen=True)
-class Reconciliation:
+class Comparison:
     """What a comparison came to: both totals, and the differences by cause, all by the list price."""
 
     currency: str
@@ -129,7 +129,7 @@ class Reconciliation:
         return all(cause != "unexplained" for cause, _, _ in self.causes)
 
     def as_json(self) -> dict[str, Any]:
-        """For files: amounts as plain text."""
+        """What `estimates.Reconciliation` reads: amounts as plain text."""
         return {
             "currency": self.currency,
             "ours": f"{self.ours:f}",
@@ -142,7 +142,7 @@ class Reconciliation:
         }
 
 
-def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, grain: str) -> Reconciliation:
+def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, grain: str) -> Comparison:
     """Totals of both sides and the differences by cause; `TotalsError` if these do not add up to the whole."""
     ours, theirs = (_sums(frame, *names) for frame, names in ((lines, ()), (provider, ("discount", "vouchers"))))
     by_cause = (
@@ -163,7 +163,7 @@ def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, gra
     shown = largest.withColumn("hour", F.unix_seconds("period_start")).collect()
     dimensions = [name for name in DIMENSIONS if name in provider.columns]
     amounts = (ours["amount"], theirs["amount"], theirs["discount"], theirs["vouchers"])
-    return Reconciliation((ours["currencies"] or theirs["currencies"])[0], *amounts, causes, shown, dimensions, grain)
+    return Comparison((ours["currencies"] or theirs["currencies"])[0], *amounts, causes, shown, dimensions, grain)
 
 
 def _sums(frame: DataFrame, *names: str) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _sums(frame: DataFrame, *names: str) -> dict[str, Any]:
     return {name: Decimal(0) if value is None else value for name, value in row.asDict().items()}
 
 
-def told(found: Reconciliation) -> Iterator[str]:
+def told(found: Comparison) -> Iterator[str]:
     """The comparison as a finance person reads it."""
     currency, net = found.currency, found.provider - found.discount
     by = ", ".join([found.grain, *(name.replace("_id", "").replace("_", " ") for name in found.dimensions)])
@@ -200,7 +200,7 @@ def told(found: Reconciliation) -> Iterator[str]:
         yield from table([*cells, ("to pay", money(net - found.vouchers))])
 
 
-def _largest(found: Reconciliation) -> Iterator[tuple[str, ...]]:
+def _largest(found: Comparison) -> Iterator[tuple[str, ...]]:
     yield ("what", "cause", "our tokens", "provider's", "our amount", "provider's", found.currency)
     length = {"hour": 13, "day": 10, "month": 7}[found.grain]
     for row in found.largest:

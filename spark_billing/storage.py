@@ -7,6 +7,7 @@ tables too: only jobs that write need it. `Folder` reads with nothing but a sess
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Optional
@@ -96,6 +97,9 @@ class Storage(Folder):
     def exists(self, relative: str) -> bool:
         return bool(self._files.exists(self._path(relative)))
 
+    def is_folder(self, relative: str) -> bool:
+        return self.exists(relative) and not self._files.getFileStatus(self._path(relative)).isFile()
+
     def names(self, relative: str) -> list[str]:
         """What stands in a folder, sorted; nothing if there is no such folder."""
         if not self.exists(relative):
@@ -156,6 +160,33 @@ class Storage(Folder):
             return True
         self.delete(draft)
         return False
+
+    def replace(self, relative: str, texts: Iterable[str]) -> None:
+        """Write a file of these texts in place of what is there, once it is whole."""
+        above, slash, _ = relative.rpartition("/")
+        draft = f"{above}{slash}.{uuid4().hex}"
+        local, local_target = self._local(draft), self._local(relative)
+        try:
+            if local is not None and local_target is not None:  # Hadoop's would leave a .crc file beside it
+                os.makedirs(os.path.dirname(local), exist_ok=True)
+                with open(local, "x", encoding="utf-8", errors="replace", newline="") as file:
+                    file.writelines(texts)
+                os.replace(local, local_target)
+                return
+            stream = self._files.create(self._path(draft), False)
+            try:
+                for text in texts:
+                    stream.write(bytearray(text.encode("utf-8", "replace")))
+            finally:
+                stream.close()
+            self._files.delete(self._path(relative), False)
+            self.move(draft, relative)
+        finally:
+            if local is not None:
+                with suppress(OSError):
+                    os.remove(local)
+            else:
+                self.delete(draft)
 
     def _local(self, relative: str) -> Optional[str]:
         uri = urlparse(self._uri)

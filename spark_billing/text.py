@@ -22,7 +22,7 @@ def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         yield "   ".join(cells).rstrip()
 
 
-def printable(name: str) -> str:
+def printable(name: str, width: int = _ID_WIDTH) -> str:
     """A name from the data on one line of a terminal, whatever is in it."""
     safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
-    return safe if len(safe) <= _ID_WIDTH else safe[: _ID_WIDTH - 1] + "…"
+    return safe if len(safe) <= width else safe[: width - 1] + "…"

@@ -11,7 +11,7 @@ from spark_billing import bill_lines, check_usage
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
-READ_A_LEDGER = ("history", "focus", "focus_check")
+READ_A_LEDGER = ("history", "focus", "focus_check", "statement")
 
 
 MODULES = (

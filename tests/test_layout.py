@@ -20,8 +20,10 @@ ORDER = """
 errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
 runs summary history rerating provider_bill reconciliation catalog focus focus_check focus_files
-commands.command commands.usage_arguments commands.ledger_arguments
+breakdown estimates statement pages statement_files charts report report_page
+commands.command commands.usage_arguments commands.ledger_arguments commands.file_argument
 commands.bill commands.history commands.rerate commands.reconcile commands.focus commands.sql
+commands.statement commands.report
 cli demo_provider demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
 LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job
@@ -105,6 +107,8 @@ def test_the_public_names():
         ("bill_history", "(spark: 'SparkSession', output: 'str', *, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
         ("ledger_lines", "(spark: 'SparkSession', output: 'str', *, start: 'Optional[str]' = None, "
                          "end: 'Optional[str]' = None) -> 'DataFrame'"),
+        ("monthly_statement", "(lines: 'DataFrame', month: 'str', *, as_of: 'str', closed_after: 'int', "
+                              "top: 'int' = 20) -> 'Statement'"),
         ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
                    "-> 'DataFrame'"),
         ("check_focus", "(frame: 'DataFrame', version: 'str' = '1.2') -> 'list[BrokenRule]'"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spark_billing.commands.bill import hourly_bill
+from spark_billing.commands.statement import statement_of_month
 from tests.conftest import CALL, call, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 
@@ -92,6 +93,9 @@ def test_the_request_that_starts_a_job():
 def test_what_the_demo_prints_is_what_the_readme_shows(capsys, tmp_path):
     assert hourly_bill(["--demo", "--output", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
+    month = ["--output", str(tmp_path / "demo" / "bills"), "--month", "2026-04", "--closed-after", "48"]
+    assert statement_of_month([*month, "--as-of", "2026-04-10T12:00+08:00"]) == 0
+    printed += capsys.readouterr().out
     for shown in blocks("text"):
         for line in shown.splitlines():
             if line.strip() and "..." not in line:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_billing import reconciliation
 from spark_billing.commands.command import DONE, UNEXPLAINED, Command, say
+from spark_billing.commands.file_argument import read_text, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.commands.usage_arguments import BUNDLED
 from spark_billing.errors import OutputError, UsageError
@@ -78,16 +78,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokens-tolerance", type=int, default=0, metavar="N", help="tokens that a quantity may be off (default 0)")
     add("--differences", metavar="DIR", help="write every difference there: a folder that is not there yet")
     add("--format", choices=("parquet", "csv"), default="parquet", help="of these files (default parquet)")
-    add("--summary", metavar="FILE.json", help="write the totals and causes there, on the driver's disk")
+    add("--summary", metavar="FILE.json", help="write the totals and causes there, for the report")
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    mapping = BillMapping.from_file(arguments.mapping)
-    period = _period(arguments, mapping.grain)
     if arguments.tokens_tolerance < 0:
         raise UsageError("--tokens-tolerance is negative; give a number of tokens, 0 or more")
     spark = job_session("spark-billing reconcile")
     with settings(spark, SESSION_SETTINGS):
+        mapping = BillMapping.parse(arguments.mapping, read_text(spark, "--mapping", arguments.mapping))
+        period = _period(arguments, mapping.grain)
         if arguments.differences and Storage(spark, arguments.differences).exists("."):
             raise OutputError(f"--differences {arguments.differences} is there already; give a new folder")
         span = {"start": hour_label(period.start), "end": hour_label(period.end)}
@@ -115,9 +115,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
                 _write(differences, arguments.differences, arguments.format)
         finally:
             differences.unpersist()
-    if arguments.summary:
-        text = json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n"
-        Path(arguments.summary).write_text(text, encoding="utf-8")
+        if arguments.summary:
+            write_lines(spark, "--summary", arguments.summary, [json.dumps(found.as_json(), indent=2)])
     say(f"{period}, UTC+8")
     say("\n".join(reconciliation.told(found)))
     say(f"\n{_tolerances(arguments, mapping.grain)}")

@@ -1,0 +1,102 @@
+"""The job that writes the statement of a month."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Iterable
+
+from spark_billing.commands.command import DONE, Command, say
+from spark_billing.commands.file_argument import place_of, say_lines, write_lines
+from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
+from spark_billing.errors import UsageError
+from spark_billing.history import ledger_lines
+from spark_billing.hours import hour_label, instant_label, parse_month
+from spark_billing.runs import SESSION_SETTINGS
+from spark_billing.session import job_session, settings
+from spark_billing.statement import Statement, monthly_statement
+from spark_billing.statement_files import statement_csv, statement_html
+from spark_billing.text import money
+
+_FORMATS = ("text", "csv", "html")
+
+_EXAMPLES = """
+examples:
+  # April as it stands now; the provider's lines are settled 48 hours after an hour's end
+  {prog} --output bills --month 2026-04 --closed-after 48
+
+  # all of it, with every workspace, as CSV
+  {prog} --output bills --month 2026-04 --closed-after 48 --as-of 2026-05-03T12:00+08:00 \\
+      --format csv --to 2026-04.csv
+
+exit codes:
+  0 written
+  2 arguments or ledger refused, or no line in the month (nothing was written)
+  1 anything else
+"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_ledger_arguments(parser)
+    add = parser.add_argument
+    add("--month", required=True, help="the UTC+8 month, such as 2026-04")
+    add(
+        "--closed-after",
+        metavar="HOURS",
+        type=_count,
+        required=True,
+        help="the provider's settling: an hour is final so long after its end, and open until then",
+    )
+    add("--as-of", metavar="INSTANT", help="when that is looked at (default: now), such as 2026-05-03T12:00+08:00")
+    add("--format", choices=_FORMATS, default="text", help="csv has all workspaces, the others the dearest")
+    add("--to", "--to-file", dest="to", metavar="FILE", help="where it is written (default: it is printed)")
+    add("--top", metavar="N", type=_count, default=20, help="rows by name in each list of text and html (default 20)")
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    try:
+        start, end = (hour_label(edge) for edge in parse_month(arguments.month))
+    except ValueError as error:
+        raise UsageError(f"--month: {error}") from None
+    spark = job_session("spark-billing statement")
+    with settings(spark, SESSION_SETTINGS):
+        if arguments.to is not None:
+            place_of(spark, "--to", arguments.to)  # before the work
+        statement = monthly_statement(
+            ledger_lines(spark, ledger_of(spark, arguments), start=start, end=end),
+            arguments.month,
+            as_of=instant_label(int(time.time())) if arguments.as_of is None else arguments.as_of,
+            closed_after=arguments.closed_after,
+            top=arguments.top,
+        )
+        lines = _lines(statement, arguments.format)
+        if arguments.to is None:
+            say_lines(lines)
+        else:
+            write_lines(spark, "--to", arguments.to, lines)
+            say(f"{statement.month}: {money(statement.total.amount)} {statement.currency} exactly, {arguments.to}")
+    return DONE
+
+
+def _lines(statement: Statement, file_format: str) -> Iterable[str]:
+    if file_format == "csv":
+        return statement_csv(statement)
+    return statement_html(statement) if file_format == "html" else statement.text()
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999,999")
+    return int(text)
+
+
+statement_of_month = Command(
+    name="statement",
+    job="statement.py",
+    description="The statement of a month, to tie to the invoice: by workspace, model and tag, adjustments apart from "
+    "originals, hours final or open, hours without usage, and the total rounded down to the cent once.",
+    examples=_EXAMPLES,
+    add_arguments=_add_arguments,
+    run=_run,
+)
