@@ -496,6 +496,5 @@ def _refuse(rows: DataFrame) -> None:
         return
     told = "; ".join(f"{row['rows']:,} rows: {printable(row['problem'], 200)}" for row in kinds[:3])
     more = "; and more" if len(kinds) > 3 else ""
-    raise ProviderBillError(
-        f"the provider's bill does not fit its mapping: {told}{more}. The first such row: {printable(kinds[0]['shown'], 300)}"
-    )
+    first = printable(kinds[0]["shown"], 300)
+    raise ProviderBillError(f"the provider's bill does not fit its mapping: {told}{more}. The first such row: {first}")
