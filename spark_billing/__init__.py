@@ -14,9 +14,11 @@ except ModuleNotFoundError:
 
 from spark_billing.bills import bill_lines, hourly_bills
 from spark_billing.errors import PriceListError, SparkBillingError, UsageError
+from spark_billing.estimate import Estimate, estimate_calls
 from spark_billing.focus import to_focus
 from spark_billing.focus_check import BrokenRule, check_focus
 from spark_billing.history import bill_history, ledger_lines
+from spark_billing.past_output import learn_output
 from spark_billing.price_list import Price, PriceList
 from spark_billing.rerating import rerate
 from spark_billing.sql_functions import sql_function_ddl
@@ -30,6 +32,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BrokenRule",
+    "Estimate",
     "Price",
     "PriceList",
     "PriceListError",
@@ -40,7 +43,9 @@ __all__ = [
     "bill_touched_hours",
     "check_focus",
     "check_usage",
+    "estimate_calls",
     "hourly_bills",
+    "learn_output",
     "ledger_lines",
     "model_call_cost",
     "model_call_tier",

@@ -9,13 +9,14 @@ from typing import Optional
 
 from spark_billing.commands.bill import hourly_bill
 from spark_billing.commands.command import REFUSED, add_version
+from spark_billing.commands.estimate import estimate
 from spark_billing.commands.focus import export_focus
 from spark_billing.commands.history import bill_history
 from spark_billing.commands.rerate import rerate
 from spark_billing.commands.sql import sql
 
 _DEMO = "spark-billing bill --demo"
-COMMANDS = (hourly_bill, bill_history, rerate, export_focus, sql)
+COMMANDS = (hourly_bill, bill_history, rerate, estimate, export_focus, sql)
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

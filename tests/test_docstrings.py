@@ -15,7 +15,7 @@ READ_A_LEDGER = ("history", "focus", "focus_check")
 
 
 MODULES = (
-    *("price_list", "usage", "bills", "udfs", "rerating", *READ_A_LEDGER),
+    *("price_list", "usage", "bills", "udfs", "rerating", "estimate", "past_output", *READ_A_LEDGER),
     pytest.param("sql_functions", marks=pytest.mark.spark4),
     pytest.param("streaming", marks=pytest.mark.classic),
 )

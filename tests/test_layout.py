@@ -19,9 +19,11 @@ PACKAGE = ROOT / "spark_billing"
 ORDER = """
 errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
-runs summary history rerating catalog focus focus_check focus_files
+runs summary history rerating
+past_output tokens tokenizer estimate estimate_summary
+catalog focus focus_check focus_files
 commands.command commands.usage_arguments commands.ledger_arguments
-commands.bill commands.history commands.rerate commands.focus commands.sql
+commands.bill commands.history commands.rerate commands.estimate commands.focus commands.sql
 cli demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
 LATER_ON_PURPOSE = {("commands.bill", "demo")}  # --demo runs the demo, which runs the job
@@ -107,6 +109,10 @@ def test_the_public_names():
                          "end: 'Optional[str]' = None) -> 'DataFrame'"),
         ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
                    "-> 'DataFrame'"),
+        ("estimate_calls", "(df: 'DataFrame', *, text: 'StrOrColumn', model: 'StrOrColumn', region: 'StrOrColumn', "
+                           "output_tokens: 'OutputTokens', prices: 'PriceList', at: 'datetime', tokens: 'str' = "
+                           "'ratio', one_in: 'int' = 1) -> 'Estimate'"),
+        ("learn_output", "(usage: 'DataFrame', *, workspace_id: 'str', model: 'str') -> 'OutputPerInput'"),
         ("check_focus", "(frame: 'DataFrame', version: 'str' = '1.2') -> 'list[BrokenRule]'"),
         ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "
                                "usage_format: 'Optional[str]' = None, columns: 'Optional[Mapping[str, str]]' = None, "

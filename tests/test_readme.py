@@ -92,7 +92,7 @@ def test_the_request_that_starts_a_job():
 def test_what_the_demo_prints_is_what_the_readme_shows(capsys, tmp_path):
     assert hourly_bill(["--demo", "--output", str(tmp_path / "demo")]) == 0
     printed = capsys.readouterr().out
-    (shown,) = blocks("text")
+    shown = blocks("text")[0]
     for line in shown.splitlines():
         if line.strip() and "..." not in line:
             assert line.rstrip() in printed, line
