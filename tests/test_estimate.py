@@ -216,7 +216,7 @@ def test_the_largest_answers_stay_exact(spark, usd):
 def test_a_sample_is_scaled_up_and_says_how_far_off_it_may_be(spark, usd):
     """Which rows are drawn depends on the partitions: of five samples the interval has the truth in four at least."""
     lengths = [1 + 37 * n % 900 for n in range(4_000)]
-    text = F.repeat(F.lit("1"), (1 + 37 * F.col("id") % 900).cast("int")).alias("p")
+    text = F.expr("repeat('1', int(1 + 37 * id % 900))").alias("p")
     truth = sum(oracle.cost(asked(n, 50)) for n in lengths)
     squares = sum(oracle.cost(asked(n, 50)) ** 2 for n in lengths)
     hits = 0
@@ -294,6 +294,7 @@ def words_for_tokens(spark, tmp_path):
 
 
 @pytest.mark.classic
+@pytest.mark.filterwarnings("ignore:The distutils package:DeprecationWarning")  # PySpark 3.5 compares versions with it
 def test_tokens_counted_by_a_tokenizer_loaded_once_per_worker(spark, usd, words_for_tokens):
     texts = ["one", "one two", "", None] * 50
     frame = prompts(spark, *texts).repartition(8)
@@ -340,8 +341,10 @@ def test_the_job_says_what_it_would_cost(reviews, capsys):
     # 6,000, 7,000 and 8,000 x 0.000138 / 1000 + 50,000 x 0.000344 / 1000
     assert ["USD", "0.018028", "0.018166", "0.018304"] in said
     # 7,000 x 0.00048 / 1000 + 50,000 x 0.00144 / 1000; 7,000 x 0.000084 / 1000
-    assert ["qwen-plus", "0.07536", "1", *", ".join(sorted(GROUP_2)).split()] in said
-    assert ["text-embedding-v4", "0.000588", "1", *", ".join(sorted(GROUP_2)).split()] in said
+    assert [line[:4] for line in said if "ap-northeast-1," in line] == [
+        ["qwen-plus", "0.07536", "1", "ap-northeast-1,"],
+        ["text-embedding-v4", "0.000588", "1", "ap-northeast-1,"],
+    ]
     assert not any("sampling" in line for line in said)
 
     assert estimate_job([*arguments, "--output-tokens", "length(review)", "--sample", "0.1"]) == 0
