@@ -117,7 +117,7 @@ def test_low_middle_and_high(spark, usd, session_zone):
 
 def test_a_figure_may_be_refused_where_another_is_not(spark, usd):
     """3,500,000 letters are 875,000, 1,020,834 or 1,166,667 tokens."""
-    frame = spark.range(1).select(F.repeat(F.lit("abcdefg"), 500_000).alias("prompt"))
+    frame = spark.range(1).selectExpr("repeat('abcdefg', int(500000 + id)) AS prompt")  # no literal of that length
     found = estimate_calls(frame, text="prompt", output_tokens=0, prices=usd, **HANGZHOU)
     assert (found.low.calls, found.low.input_tokens, found.low.refused) == (1, 875_000, {})
     for figures in (found.middle, found.high):
