@@ -30,20 +30,23 @@ def told(estimate: Estimate) -> Iterator[str]:
 def figures_told(estimate: Estimate) -> Iterator[str]:
     """The low, middle and high figures."""
     levels = (estimate.low, estimate.middle, estimate.high)
-    sampled = estimate.one_in > 1
     rows = [("", "low", "middle", "high"), ("calls", *(f"{f.calls:,}" for f in levels))]
+
+    def sampling(*shares: str) -> None:
+        if estimate.one_in > 1:
+            rows.append(("  sampling", *shares))
+
+    sampling(*(_share(Decimal(f.calls_error), Decimal(f.calls)) for f in levels))
     for price in sorted({price for f in levels for price in f.calls_by_price}):
         rows.append((f"  {price}", *(f"{f.calls_by_price.get(price, 0):,}" for f in levels)))
     for reason in sorted({reason for f in levels for reason in f.refused}):
         rows.append((f"refused, {reason}", *(f"{f.refused.get(reason, 0):,}" for f in levels)))
     rows.append(("input tokens", *(f"{f.input_tokens:,}" for f in levels)))
-    if sampled:
-        rows.append(("  sampling", *(_share(Decimal(f.input_tokens_error), Decimal(f.input_tokens)) for f in levels)))
+    sampling(*(_share(Decimal(f.input_tokens_error), Decimal(f.input_tokens)) for f in levels))
     rows.append(("output tokens", *(f"{f.output_tokens:,}" for f in levels)))
     rows.append((estimate.prices.currency, *(money(f.cost) for f in levels)))
-    if sampled:
-        rows.append(("  sampling", *(_share(f.cost_error, f.cost) for f in levels)))
-    return iter(list(table(rows)))
+    sampling(*(_share(f.cost_error, f.cost) for f in levels))
+    yield from table(rows)
 
 
 def elsewhere_told(estimate: Estimate) -> Iterator[str]:

@@ -350,7 +350,7 @@ def test_the_job_says_what_it_would_cost(reviews, capsys):
     assert estimate_job([*arguments, "--output-tokens", "length(review)", "--sample", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert "rows, one in 10, scaled up" in printed
-    assert printed.count("sampling") == 2
+    assert printed.count("sampling") == 3  # of calls, input tokens and cost
 
 
 @pytest.mark.classic
