@@ -14,9 +14,11 @@ except ModuleNotFoundError:
 
 from spark_billing.bills import bill_lines, hourly_bills
 from spark_billing.errors import PriceListError, ProviderBillError, SparkBillingError, UsageError
+from spark_billing.estimate import Estimate, estimate_calls
 from spark_billing.focus import to_focus
 from spark_billing.focus_check import BrokenRule, check_focus
 from spark_billing.history import bill_history, ledger_lines
+from spark_billing.past_output import learn_output
 from spark_billing.price_list import Price, PriceList
 from spark_billing.provider_bill import BillMapping, provider_bill, read_bill
 from spark_billing.reconciliation import reconcile
@@ -34,6 +36,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BillMapping",
     "BrokenRule",
+    "Estimate",
     "Price",
     "PriceList",
     "PriceListError",
@@ -46,7 +49,9 @@ __all__ = [
     "bill_touched_hours",
     "check_focus",
     "check_usage",
+    "estimate_calls",
     "hourly_bills",
+    "learn_output",
     "ledger_lines",
     "model_call_cost",
     "model_call_tier",

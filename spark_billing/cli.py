@@ -9,6 +9,7 @@ from typing import Optional
 
 from spark_billing.commands.bill import hourly_bill
 from spark_billing.commands.command import REFUSED, add_version
+from spark_billing.commands.estimate import estimate
 from spark_billing.commands.focus import export_focus
 from spark_billing.commands.history import bill_history
 from spark_billing.commands.reconcile import reconcile_bill
@@ -19,8 +20,8 @@ from spark_billing.commands.statement import statement_of_month
 
 _DEMO = "spark-billing bill --demo"
 COMMANDS = (
-    *(hourly_bill, bill_history, rerate, reconcile_bill, statement_of_month),
-    *(report, export_focus, sql),
+    *(hourly_bill, bill_history, rerate, estimate, reconcile_bill),
+    *(statement_of_month, report, export_focus, sql),
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime, timezone
 from decimal import Decimal
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -15,6 +16,8 @@ from spark_billing.commands.command import DONE, FAILED
 from spark_billing.commands.file_argument import write_lines
 from spark_billing.demo_provider import demo_provider_bill, provider_mapping
 from spark_billing.errors import OutputError, UsageError
+from spark_billing.estimate import estimate_calls
+from spark_billing.estimate_summary import figures_told
 from spark_billing.estimates import Reconciliation
 from spark_billing.history import ledger_lines
 from spark_billing.hours import hour_label, instant_label
@@ -81,9 +84,30 @@ def run(spark: SparkSession, prices: PriceList, output: str) -> int:
         print("These must be the same as in the bill, and are not: please report it.", file=sys.stderr)
         return FAILED
     with settings(spark, SESSION_SETTINGS):
+        _estimate_a_run(spark, prices)
         _compare_with_the_provider(spark, prices, output.rstrip("/"), bills_path)
         _tell_of_the_month(spark, output.rstrip("/"), bills_path)
     return DONE
+
+
+def _estimate_a_run(spark: SparkSession, prices: PriceList) -> None:
+    """What a question about each of 1,000 hotel reviews would cost."""
+    reviews = spark.range(1_000).selectExpr(
+        "if(id % 2 = 0, repeat('房间很干净，早餐也不错。', int(1 + id % 7)), "
+        "repeat('The room was clean and breakfast was fine. ', int(1 + id % 5))) AS review"
+    )
+    found = estimate_calls(
+        reviews,
+        text="concat('Good or bad? ', review)",
+        model="qwen-plus",
+        region="cn-hangzhou",
+        output_tokens=50,
+        prices=prices,
+        at=datetime.fromtimestamp(COMMERCIAL_START, timezone.utc),
+    )
+    print("\nBefore a run: a question about each of 1,000 reviews, Chinese and English, answers of 50 tokens\n")
+    print("\n".join(figures_told(found)))
+    print(f"Input is {found.tokens_rest_on}")
 
 
 def _compare_with_the_provider(spark: SparkSession, prices: PriceList, output: str, bills_path: str) -> None:

@@ -35,8 +35,8 @@ class Estimate:
         """From JSON; `UsageError` says what is wrong."""
         found = _object("estimate", text)
         low, middle, high = (_amount("estimate", found, name) for name in ("low", "middle", "high"))
-        if not 0 <= low <= middle <= high:
-            raise UsageError(f"the estimate is not 0 <= low <= middle <= high: {low}, {middle}, {high}")
+        if min(low, middle, high) < 0:  # in order they need not be: a longer prompt may be refused, which costs nothing
+            raise UsageError(f"the estimate has a cost below 0: {low}, {middle}, {high}")
         return cls(_text("estimate", found, "currency"), low, middle, high, _whole("estimate", found, "calls"))
 
 

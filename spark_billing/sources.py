@@ -33,8 +33,9 @@ _USERS_ERRORS = re.compile(
 )
 
 
-def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -> DataFrame:
-    """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is.
+def read_usage(spark: SparkSession, location: str, file_format: Optional[str], what: str = "usage") -> DataFrame:
+    """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is; or
+    another table, which messages call `what`.
 
     CSV has a header and is read as text; files whose headers differ are refused. `UsageError` if it cannot be read.
     The session needs `runs.SESSION_SETTINGS`.
@@ -60,11 +61,11 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str]) -
                 )
     except (PySparkException, Py4JJavaError) as error:
         raise UsageError(
-            f"cannot read the usage {location!r} as {file_format}: {spark_reason(error)}. "
-            "Give an existing path or table, and its --usage-format."
+            f"cannot read the {what} {location!r} as {file_format}: {spark_reason(error)}. "
+            f"Give an existing path or table, and its --{what}-format."
         ) from None
     if not fields:
-        raise UsageError(f"the usage {location!r} has no column when read as {file_format}; is it empty?")
+        raise UsageError(f"the {what} {location!r} has no column when read as {file_format}; is it empty?")
     return usage
 
 

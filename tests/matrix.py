@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 _ENGINES = {
-    "3.5.2": ["--python", "3.10", "--group", "spark-3-5"],
+    "3.5.2": ["--python", ">=3.10,<3.12", "--group", "spark-3-5"],
     "4.0.1": ["--group", "spark-4-0"],
     "4.1.1": ["--group", "dev"],
 }

@@ -15,7 +15,8 @@ READ_A_LEDGER = ("history", "focus", "focus_check", "statement")
 
 
 MODULES = (
-    *("price_list", "usage", "bills", "udfs", "rerating", "provider_bill", "reconciliation", *READ_A_LEDGER),
+    *("price_list", "usage", "bills", "udfs", "rerating", "estimate", "past_output", "provider_bill"),
+    *("reconciliation", *READ_A_LEDGER),
     pytest.param("sql_functions", marks=pytest.mark.spark4),
     pytest.param("streaming", marks=pytest.mark.classic),
 )

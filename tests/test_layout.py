@@ -20,9 +20,10 @@ ORDER = """
 errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
 runs summary history rerating provider_bill reconciliation catalog focus focus_check focus_files
+past_output tokens tokenizer estimate estimate_summary
 breakdown estimates statement pages statement_files charts report report_page
 commands.command commands.usage_arguments commands.ledger_arguments commands.file_argument
-commands.bill commands.history commands.rerate commands.reconcile commands.focus commands.sql
+commands.bill commands.history commands.rerate commands.estimate commands.reconcile commands.focus commands.sql
 commands.statement commands.report
 cli demo_provider demo streaming
 """.split()  # noqa: SIM905 - quoted one by one they would read worse
@@ -111,6 +112,10 @@ def test_the_public_names():
                               "top: 'int' = 20) -> 'Statement'"),
         ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
                    "-> 'DataFrame'"),
+        ("estimate_calls", "(df: 'DataFrame', *, text: 'StrOrColumn', model: 'StrOrColumn', region: 'StrOrColumn', "
+                           "output_tokens: 'OutputTokens', prices: 'PriceList', at: 'datetime', tokens: 'str' = "
+                           "'ratio', one_in: 'int' = 1) -> 'Estimate'"),
+        ("learn_output", "(usage: 'DataFrame', *, workspace_id: 'str', model: 'str') -> 'OutputPerInput'"),
         ("check_focus", "(frame: 'DataFrame', version: 'str' = '1.2') -> 'list[BrokenRule]'"),
         ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "
                                "usage_format: 'Optional[str]' = None, columns: 'Optional[Mapping[str, str]]' = None, "

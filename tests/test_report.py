@@ -235,7 +235,7 @@ def test_what_is_read(spark, write, bill, tmp_path):
         (Estimate, {"low": 1.0}, "has low 1.0; needed is a decimal number as text"),
         (Estimate, {"low": "NaN"}, "has low 'NaN'"),
         (Estimate, {"high": "1e999"}, "has high"),
-        (Estimate, {"low": "9"}, "is not 0 <= low"),
+        (Estimate, {"low": "-9"}, "below 0"),
         (Estimate, {"calls": True}, "has calls True"),
         (Estimate, {"currency": None}, "has currency None"),
         (Reconciliation, {"difference": "0.02"}, "does not add up"),
