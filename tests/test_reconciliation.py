@@ -5,8 +5,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 import pytest
+from pyspark.sql import functions as F
 
-from spark_billing import BillMapping, ProviderBillError, provider_bill, read_bill, reconcile
+from spark_billing import BillMapping, ProviderBillError, provider_bill, read_bill, reconcile, to_focus
 from spark_billing.commands.reconcile import reconcile_bill
 from spark_billing.reconciliation import CAUSES, summarize, told
 from spark_billing.schemas import BILL_LINES
@@ -292,6 +293,29 @@ def test_no_amount_comes_through_a_float(spark):
         provider_bill(frame, BillMapping.of(mapping))
     mapping["columns"]["amount"] = "cast(amount as decimal(28,10))"
     assert provider_bill(frame, BillMapping.of(mapping)).first()["amount"] == Decimal("0.1")
+
+
+def test_a_bill_in_focus(spark, usd):
+    """Our own export, which is what a provider's would be like, is our bill; with one price changed it is not."""
+    mapping = BillMapping.of(
+        {
+            "layout": "focus",
+            "grain": "hour",
+            "columns": {"model": "x_Model", "token_type": "x_TokenType", "tier": "x_Tier"},
+            "units": {"Tokens": 1},
+        }
+    )
+    ours = our(spark, ("w-a", MILLION), ("w-a", {"tokens": 300_000, "tier": "128K-256K", "hours": 5}))
+    ledger = ours.selectExpr("*", "'original' AS entry", "string(null) AS reason", "1L AS run",
+                             "period_end AS run_at", "'r' AS run_id")  # fmt: skip
+    focus = to_focus(ledger, billing_account_id="1")
+    assert reconcile(ours, provider_bill(focus, mapping), prices=usd, grain="hour").count() == 0
+    dearer = focus.withColumns({name: F.expr(f"{name} * 2") for name in ("ListCost", "ListUnitPrice")})
+    rows = reconcile(ours, provider_bill(dearer, mapping), prices=usd, grain="hour").collect()
+    assert sorted((row["tier"], row["cause"], row["difference"], row["provider_price_per_1k"]) for row in rows) == [
+        ("0-128K", "price_differs", Decimal("0.138"), Decimal("0.000276")),
+        ("128K-256K", "price_differs", Decimal("0.1242"), Decimal("0.000828")),
+    ]
 
 
 @pytest.mark.classic

@@ -101,7 +101,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         differences = reconciliation.reconcile(
             lines,
             provider,
-            prices=_prices(arguments, lines),
+            prices=_prices(arguments, lines, provider),
             grain=mapping.grain,
             other_lines=other,
             decimals=arguments.decimals,
@@ -145,11 +145,11 @@ def _period(arguments: argparse.Namespace, grain: str) -> Period:
     return period
 
 
-def _prices(arguments: argparse.Namespace, lines: DataFrame) -> PriceList:
+def _prices(arguments: argparse.Namespace, *sides: DataFrame) -> PriceList:
     if arguments.price_list:
         return PriceList.from_csv(arguments.price_list)
-    currency = lines.select("currency").first()
-    return PriceList.bundled(BUNDLED, currency=currency[0] if currency else "USD")
+    rows = (side.select("currency").first() for side in sides)
+    return PriceList.bundled(BUNDLED, currency=next((row[0] for row in rows if row is not None), "USD"))
 
 
 def _write(differences: DataFrame, to: str, file_format: str) -> None:
