@@ -183,9 +183,10 @@ def read_bill(spark: SparkSession, path: str, file_format: Optional[str] = None)
             files = spark.read.text(path, wholetext=True).collect()
             return _rows_of_json(spark, path, [str(row[0]) for row in files])
         if kind == "csv":
-            # files whose headers differ are an error, not read by position
-            options = {"header": True, "escape": '"', "multiLine": True, "mode": "FAILFAST", "enforceSchema": False}
-            return spark.read.options(**options).csv(path)
+            reader = spark.read.options(header=True, escape='"', multiLine=True, mode="FAILFAST")
+            return reader.csv(
+                path, enforceSchema=False
+            )  # files whose headers differ are an error, not read by position
         frame = spark.table(path) if kind == "table" else spark.read.parquet(path)
         _ = frame.schema
     except PySparkException as error:
