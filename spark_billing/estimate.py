@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Optional, Union
 
@@ -77,11 +77,11 @@ def estimate_calls(
     region: StrOrColumn,
     output_tokens: OutputTokens,
     prices: PriceList,
-    at: datetime,
+    at: Optional[datetime] = None,
     tokens: str = "ratio",
     one_in: int = 1,
 ) -> Estimate:
-    """What one model call for each row of `df` would cost at the prices in force at the aware instant `at`.
+    """What one model call for each row of `df` would cost at the prices in force at the aware instant `at`, else now.
 
     `text` is the whole prompt, a column or a SQL expression over the columns, such as `concat('Translate: ', review)`.
     `model` and `region` are ids, or Columns. `output_tokens` is the assumed output of each call: a number, a SQL
@@ -108,6 +108,7 @@ def estimate_calls(
     >>> dict(estimate.middle.refused)
     {'missing_text': 1}
     """
+    at = datetime.now(timezone.utc) if at is None else at
     if at.tzinfo is None:
         raise UsageError(f"at is {at}, which has no zone; pass an aware datetime")
     if not isinstance(one_in, int) or one_in < 1:

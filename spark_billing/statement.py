@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_FLOOR, Context, Decimal
+from typing import Optional
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -18,6 +20,7 @@ from spark_billing.schemas import LEDGER_LINES, SECONDS_PER_HOUR
 from spark_billing.text import money, printable, table
 
 FINAL, OPEN = "final", "open"
+SETTLED_AFTER = 48  # hours: the provider's exports settle within 24 to 48
 
 HEADS = ("calls", "input tokens", "output tokens", "original", "adjustments")
 
@@ -120,14 +123,16 @@ class Statement:
             yield f"Not over yet: {Period(self.over_until, self.period.end)}"
 
 
-def monthly_statement(lines: DataFrame, month: str, *, as_of: str, closed_after: int, top: int = 20) -> Statement:
+def monthly_statement(
+    lines: DataFrame, month: str, *, as_of: Optional[str] = None, closed_after: int = SETTLED_AFTER, top: int = 20
+) -> Statement:
     """The statement of a UTC+8 month such as 2026-04: per workspace, model and tag, originals apart from adjustments.
 
     `lines` are those of `ledger_lines`. An hour is final if it ended at least `closed_after` hours before the instant
-    `as_of`, such as 2026-05-03T12:00+08:00, else open. Printed, it shows the `top` dearest of each list and the others
-    as one row; `charges` and the CSV have all. Amounts are exact; only the total is also given rounded, down to the
-    cent. All lists are proved to add up to the total (`TotalsError`). `UsageError` if the month, the instant or the
-    lines do not fit.
+    `as_of`, such as 2026-05-03T12:00+08:00 (default: now), else open. Printed, it shows the `top` dearest of each list
+    and the others as one row; `charges` and the CSV have all. Amounts are exact; only the total is also given rounded,
+    down to the cent. All lists are proved to add up to the total (`TotalsError`). `UsageError` if the month, the
+    instant or the lines do not fit.
 
     Examples
     --------
@@ -158,7 +163,8 @@ def monthly_statement(lines: DataFrame, month: str, *, as_of: str, closed_after:
       2026-04-08T01 to 2026-05-01T00, 551, final
     """
     try:
-        period, at = Period(*parse_month(month)), parse_instant(as_of)
+        period = Period(*parse_month(month))
+        at = int(time.time()) if as_of is None else parse_instant(as_of)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if closed_after < 0 or top < 1:

@@ -404,12 +404,10 @@ def test_mistakes_are_one_line(spark, reviews, capsys):
             assert said.out == ""
             assert len(said.err.splitlines()) == 1
             assert words in said.err
-    for missing in (["--output-tokens", "50"], ["--at", "2026-05-01T00:00+08:00"]):
-        given = [a for a in usual if a not in missing]
-        with pytest.raises(SystemExit) as ended:
-            estimate_job(given)
-        assert ended.value.code == 2
-        assert missing[0] in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        estimate_job([a for a in usual if a not in ("--output-tokens", "50")])
+    assert ended.value.code == 2
+    assert "--output-tokens" in capsys.readouterr().err
 
 
 @pytest.mark.classic

@@ -108,13 +108,18 @@ def test_the_public_names():
         ("bill_history", "(spark: 'SparkSession', output: 'str', *, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
         ("ledger_lines", "(spark: 'SparkSession', output: 'str', *, start: 'Optional[str]' = None, "
                          "end: 'Optional[str]' = None) -> 'DataFrame'"),
-        ("monthly_statement", "(lines: 'DataFrame', month: 'str', *, as_of: 'str', closed_after: 'int', "
-                              "top: 'int' = 20) -> 'Statement'"),
+        ("monthly_statement", "(lines: 'DataFrame', month: 'str', *, as_of: 'Optional[str]' = None, "
+                              "closed_after: 'int' = 48, top: 'int' = 20) -> 'Statement'"),
+        ("provider_bill", "(bill: 'DataFrame', mapping: 'BillMapping') -> 'DataFrame'"),
+        ("read_bill", "(spark: 'SparkSession', path: 'str', file_format: 'Optional[str]' = None) -> 'DataFrame'"),
+        ("reconcile", "(lines: 'DataFrame', provider: 'DataFrame', *, prices: 'PriceList', grain: 'str', "
+                      "other_lines: 'Optional[DataFrame]' = None, decimals: 'int' = 10, tokens_tolerance: 'int' = 0) "
+                      "-> 'DataFrame'"),
         ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
                    "-> 'DataFrame'"),
         ("estimate_calls", "(df: 'DataFrame', *, text: 'StrOrColumn', model: 'StrOrColumn', region: 'StrOrColumn', "
-                           "output_tokens: 'OutputTokens', prices: 'PriceList', at: 'datetime', tokens: 'str' = "
-                           "'ratio', one_in: 'int' = 1) -> 'Estimate'"),
+                           "output_tokens: 'OutputTokens', prices: 'PriceList', at: 'Optional[datetime]' = None, "
+                           "tokens: 'str' = 'ratio', one_in: 'int' = 1) -> 'Estimate'"),
         ("learn_output", "(usage: 'DataFrame', *, workspace_id: 'str', model: 'str') -> 'OutputPerInput'"),
         ("check_focus", "(frame: 'DataFrame', version: 'str' = '1.2') -> 'list[BrokenRule]'"),
         ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "

@@ -7,6 +7,7 @@ import json
 import re
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
+from typing import Optional
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -32,7 +33,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--text", metavar="EXPRESSION", required=True, help="the prompt: a column, or any SQL expression of one row")
     add("--model", metavar="ID", required=True, help="such as qwen-plus")
     add("--region", metavar="ID", required=True, help="such as cn-hangzhou")
-    add("--at", metavar="INSTANT", required=True, help="when it would run: its prices, such as 2026-05-01T00:00+08:00")
+    add(
+        "--at",
+        metavar="INSTANT",
+        help="whose prices are taken (default: now), such as 2026-05-01T00:00+08:00",
+    )
     add_price_arguments(parser, required=True)
     output = parser.add_mutually_exclusive_group(required=True)
     output.add_argument(
@@ -98,7 +103,9 @@ def _output_tokens(spark: SparkSession, arguments: argparse.Namespace) -> Output
     return learn_output(usage, workspace_id=arguments.workspace, model=arguments.model)
 
 
-def _at(text: str) -> datetime:
+def _at(text: Optional[str]) -> Optional[datetime]:
+    if text is None:
+        return None
     try:
         return datetime.fromtimestamp(parse_instant(text), timezone.utc)
     except (ValueError, OverflowError) as error:
@@ -120,8 +127,8 @@ def _one_in(text: str) -> int:
 estimate = Command(
     name="estimate",
     job="estimate_cost.py",
-    description="Say what ai_query over a table of prompts would cost, before it is run: low, middle and high. Nothing "
-    "is written.",
+    description="Say what ai_query over a table of prompts would cost, before it is run: low, middle and high, and "
+    "what that rests on.",
     examples="""
 examples:
   # a template around a column, and a guess of 50 tokens for an answer

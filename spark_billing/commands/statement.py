@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import time
 from collections.abc import Iterable
 
 from spark_billing.commands.command import DONE, Command, say
@@ -12,10 +11,10 @@ from spark_billing.commands.file_argument import place_of, say_lines, write_line
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.errors import UsageError
 from spark_billing.history import ledger_lines
-from spark_billing.hours import hour_label, instant_label, parse_month
+from spark_billing.hours import hour_label, parse_month
 from spark_billing.runs import SESSION_SETTINGS
 from spark_billing.session import job_session, settings
-from spark_billing.statement import Statement, monthly_statement
+from spark_billing.statement import SETTLED_AFTER, Statement, monthly_statement
 from spark_billing.statement_files import statement_csv, statement_html
 from spark_billing.text import money
 
@@ -24,10 +23,10 @@ _FORMATS = ("text", "csv", "html")
 _EXAMPLES = """
 examples:
   # April as it stands now; the provider's lines are settled 48 hours after an hour's end
-  {prog} --output bills --month 2026-04 --closed-after 48
+  {prog} --output bills --month 2026-04
 
   # all of it, with every workspace, as CSV
-  {prog} --output bills --month 2026-04 --closed-after 48 --as-of 2026-05-03T12:00+08:00 \\
+  {prog} --output bills --month 2026-04 --as-of 2026-05-03T12:00+08:00 \\
       --format csv --to 2026-04.csv
 
 exit codes:
@@ -45,8 +44,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--closed-after",
         metavar="HOURS",
         type=_count,
-        required=True,
-        help="the provider's settling: an hour is final so long after its end, and open until then",
+        default=SETTLED_AFTER,
+        help="the provider's settling: an hour is final so long after its end, and open until then (default 48)",
     )
     add("--as-of", metavar="INSTANT", help="when that is looked at (default: now), such as 2026-05-03T12:00+08:00")
     add("--format", choices=_FORMATS, default="text", help="csv has all workspaces, the others the dearest")
@@ -66,7 +65,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         statement = monthly_statement(
             ledger_lines(spark, ledger_of(spark, arguments), start=start, end=end),
             arguments.month,
-            as_of=instant_label(int(time.time())) if arguments.as_of is None else arguments.as_of,
+            as_of=arguments.as_of,
             closed_after=arguments.closed_after,
             top=arguments.top,
         )
