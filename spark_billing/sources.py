@@ -32,6 +32,12 @@ _USERS_ERRORS = re.compile(
     r"MAP_KEY_|NULL_MAP_KEY|REMAINDER_BY_ZERO|BINARY_ARITHMETIC_|INCONSISTENT_BEHAVIOR|CANNOT_DECODE|DATETIME_|UNSUPPORTED_|AMBIGUOUS_|COLUMN_ALREADY_EXISTS|WRONG_NUM_ARGS)[A-Z_0-9.]*)\]\s*([^\n]*)"
 )
 
+# Spark 3.5 has no condition for a file that it cannot read
+_UNREADABLE_FILE = re.compile(
+    r"(?:Encountered error while reading file|Parquet column cannot be converted in file|CSV header does not conform|"
+    r"Unexpected end of input stream)[^\n]*"
+)
+
 
 def read_usage(spark: SparkSession, location: str, file_format: Optional[str], what: str = "usage") -> DataFrame:
     """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is; or
@@ -182,7 +188,8 @@ def users_error(error: Exception) -> Optional[str]:
     """What Spark says of a usage table or a user's expression, in a line; None if the failure is of another kind."""
     causes = _USERS_ERRORS.findall(str(error))
     if not causes:
-        return None
+        unreadable = _UNREADABLE_FILE.search(str(error))
+        return f"FAILED_READ_FILE: {unreadable[0].strip()}" if unreadable else None
     condition, text = causes[-1]  # the innermost cause
     return f"{condition}: {text.strip()}"
 

@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import setting
 
-pytestmark = pytest.mark.classic
+pytestmark = [pytest.mark.classic, pytest.mark.spark4]  # it ends with SQL functions
 
 NOTEBOOK = Path(__file__).resolve().parent / "notebooks" / "usage_to_bill.ipynb"
 
