@@ -32,7 +32,8 @@ def cells() -> dict[str, tuple[list[str], dict[str, str]]]:
         other = _OTHER_ANSI[engine]
         found[f"{engine}-{'ansi' if other == 'true' else 'no-ansi'}"] = (options, {"SPARK_BILLING_ANSI": other})
         if engine != "3.5.2":  # whose PyPI package has no Connect server
-            found[f"{engine}-connect"] = ([*options, "--group", "connect"], {"SPARK_BILLING_CONNECT": "1"})
+            one_server = {"SPARK_BILLING_CONNECT": "1", "PYTEST_ADDOPTS": "-n 0"}  # each would listen on the same port
+            found[f"{engine}-connect"] = ([*options, "--group", "connect"], one_server)
     return found
 
 
