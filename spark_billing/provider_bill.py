@@ -184,11 +184,11 @@ def read_bill(spark: SparkSession, path: str, file_format: Optional[str] = None)
             return _rows_of_json(spark, path, [str(row[0]) for row in files])
         if kind == "csv":
             reader = spark.read.options(header=True, escape='"', multiLine=True, mode="FAILFAST")
-            return reader.csv(
-                path, enforceSchema=False
-            )  # files whose headers differ are an error, not read by position
-        frame = spark.table(path) if kind == "table" else spark.read.parquet(path)
-        _ = frame.schema
+            # files whose headers differ are not read by position
+            frame = reader.csv(path, enforceSchema=False)
+        else:
+            frame = spark.table(path) if kind == "table" else spark.read.parquet(path)
+        _ = frame.schema  # Spark Connect looks no earlier
     except PySparkException as error:
         reason = str(error).splitlines()[0]
         raise ProviderBillError(f"cannot read the provider's bill {path!r} as {kind}: {reason}") from None

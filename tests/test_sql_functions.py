@@ -162,6 +162,7 @@ def test_in_a_stream(spark, install, usd, write, way):
         spark.catalog.dropTempView("bill_of_a_stream")
 
 
+@pytest.mark.classic  # whose session can make another
 def test_kept_in_a_schema(spark, usd, cny, tmp_path):
     """Every session has them, views that are kept can use them, and another list takes their place."""
     usage_frame(spark, CALLS).write.saveAsTable("calls_of_a_test")
@@ -209,6 +210,7 @@ HOSTILE = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:The SQL config 'spark.sql.parser.escapedStringLiterals':UserWarning")
 @pytest.mark.parametrize("escaped", ["true", "false"])
 def test_names_from_the_price_list_stay_names(spark, install, tmp_path, escaped):
     quoted = [name.replace('"', '""') for name in HOSTILE]
