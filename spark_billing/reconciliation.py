@@ -388,15 +388,20 @@ def _moved_in_time(cells: DataFrame, dimensions: Sequence[str], grain: str, has_
     step = {"hour": SECONDS_PER_HOUR, "day": 24 * SECONDS_PER_HOUR, "month": 1}[grain]
     series = Window.partitionBy("candidate", *dimensions).orderBy("start")
     cells = cells.withColumn("island", number - F.row_number().over(series) * step)
-    moved = F.lit(False)
-    for name, order in (("forward", F.col("start")), ("backward", F.col("start").desc())):
-        island = Window.partitionBy("candidate", *dimensions, "island").orderBy(order)
-        so_far = F.sum("moved_by").over(island.rowsBetween(Window.unboundedPreceding, Window.currentRow))
-        cells = cells.withColumn(f"{name}_sum", so_far)
+    whole = Window.partitionBy("candidate", *dimensions, "island")
+    orders = {name: whole.orderBy(order) for name, order in (("on", F.col("start")), ("back", F.col("start").desc()))}
+    # both ways in one step: each step more is one that Spark Connect must resolve, and it stops at a hundred
+    so_far = {name: order.rowsBetween(Window.unboundedPreceding, Window.currentRow) for name, order in orders.items()}
+    cells = cells.withColumns({f"{name}_sum": F.sum("moved_by").over(rows) for name, rows in so_far.items()})
+    runs = {}
+    for name, order in orders.items():
         settled = F.when(F.col(f"{name}_sum") == 0, 1).otherwise(0)
-        before = F.sum(settled).over(island.rowsBetween(Window.unboundedPreceding, -1))
-        cells = cells.withColumn(f"{name}_run", F.coalesce(before, F.lit(0)))
-        run = Window.partitionBy("candidate", *dimensions, "island", f"{name}_run")
+        before = F.sum(settled).over(order.rowsBetween(Window.unboundedPreceding, -1))
+        runs[f"{name}_run"] = F.coalesce(before, F.lit(0))
+    cells = cells.withColumns(runs)
+    moved = F.lit(False)
+    for name in runs:
+        run = Window.partitionBy("candidate", *dimensions, "island", name)
         moved |= (F.sum("moved_by").over(run) == 0) & (F.count(F.lit(1)).over(run) > 1)
     return cells.withColumn("in_time", F.col("candidate") & F.coalesce(moved, F.lit(False)))
 
