@@ -27,6 +27,7 @@ from tests.oracle import COMMERCIAL_START
 ROOT = Path(__file__).resolve().parent.parent
 CONNECT = os.environ.get("SPARK_BILLING_CONNECT") == "1"
 ANSI = os.environ.get("SPARK_BILLING_ANSI")
+LONGEST = {f"test_{name}.py" for name in ("crashes", "hourly_bill", "late_usage", "spark_submit", "streaming")}
 SPARK = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
 
 os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
@@ -34,18 +35,22 @@ time.tzset()
 
 
 def pytest_collection_modifyitems(config, items):
-    """What does not apply to an engine is not run there: on Connect no job runs (their commits need the JVM), and the
-    linters read the types of the default engine."""
+    """What does not apply to an engine is not run there: on Connect no job runs (their commits need the JVM), the
+    linters read the types of the default engine, and the other ANSI setting is that of the session of the tests.
+
+    The files that take longest go first, so that no worker is left alone with one of them."""
 
     def applies(item):
         if CONNECT and item.get_closest_marker("classic"):
             return False
         if SPARK < (4, 1) and item.get_closest_marker("linters"):
             return False
+        if ANSI and item.get_closest_marker("own_spark"):
+            return False
         return SPARK >= (4, 0) or not item.get_closest_marker("spark4")
 
     config.hook.pytest_deselected(items=[item for item in items if not applies(item)])
-    items[:] = [item for item in items if applies(item)]
+    items[:] = sorted((item for item in items if applies(item)), key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session")

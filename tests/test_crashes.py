@@ -76,6 +76,7 @@ def quiet_bill(spark, usage, output, **options):
     return billing.bill(spark, prices, usage=usage, output=str(output), **given)
 
 
+@pytest.mark.own_spark
 def test_killed_at_any_moment(spark, usages, tmp_path, monkeypatch):
     """The job is killed while it adds late calls to a bill; the next run must end as if it had not been."""
     monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0)

@@ -411,6 +411,7 @@ def test_mistakes_are_one_line(spark, reviews, capsys):
 
 
 @pytest.mark.classic
+@pytest.mark.own_spark
 def test_the_ratios_need_neither_numpy_nor_pandas_nor_pyarrow(tmp_path, reviews):
     site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
     arguments = ["--prompts", reviews, "--text", "review", *PLACE, "--output-tokens", "50"]

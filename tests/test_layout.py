@@ -77,6 +77,7 @@ def test_importing_starts_nothing_and_changes_nothing():
 
 
 @pytest.mark.classic
+@pytest.mark.own_spark
 def test_the_default_path_needs_neither_numpy_nor_pandas_nor_pyarrow(tmp_path):
     site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
     result = python(

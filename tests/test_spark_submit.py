@@ -18,7 +18,7 @@ import pytest
 from spark_billing.session import ensure_java
 from tests.conftest import site_without
 
-pytestmark = pytest.mark.classic
+pytestmark = [pytest.mark.classic, pytest.mark.own_spark]
 
 ROOT = Path(__file__).resolve().parent.parent
 SPARK = Path(pyspark.__file__).parent
