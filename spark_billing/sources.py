@@ -35,7 +35,7 @@ _USERS_ERRORS = re.compile(
 # Spark 3.5 has no condition for a file that it cannot read
 _UNREADABLE_FILE = re.compile(
     r"(?:Encountered error while reading file|Parquet column cannot be converted in file|CSV header does not conform|"
-    r"Unexpected end of input stream)[^\n]*"
+    r"Unexpected end of input stream|Unescaped quote character|Unexpected character '.' following quoted value)[^\n]*"
 )
 
 
@@ -43,8 +43,9 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
     """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is; or
     another table, which messages call `what`.
 
-    CSV has a header and is read as text; files whose headers differ are refused. `UsageError` if it cannot be read.
-    The session needs `runs.SESSION_SETTINGS`.
+    CSV has a header and is read as text; files whose headers differ are refused. A CSV file is one task, as a value may
+    have line breaks: write a huge one as several. `UsageError` if it cannot be read. The session needs
+    `runs.SESSION_SETTINGS`.
     """
     if file_format is None:
         parts = location.rstrip("/").rsplit("/", 1)[-1].lower().split(".")
@@ -57,8 +58,10 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
         else:
             usage = spark.read.format(file_format).load(location)
         fields = usage.schema.fields
-        if "timestamp" in usage.schema.simpleString() and _is_orc(spark, location, file_format):
-            zones = orc_zone_conflict(spark, usage.inputFiles())
+        if "timestamp" in usage.schema.simpleString() and file_format in ("orc", "table"):
+            # the catalog does not say of a view that there is ORC under it: the files of a table tell
+            files = [file for file in usage.inputFiles() if file_format == "orc" or not file.endswith(".parquet")]
+            zones = orc_zone_conflict(spark, files, only_orc=file_format == "orc")
             if zones is not None:
                 raise UsageError(
                     f"the ORC files of {location!r} were written in {zones[0]}, and this Spark runs in {zones[1]}: ORC "
@@ -77,9 +80,14 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
 
 def _read_csv(spark: SparkSession, location: str) -> DataFrame:
     """Text columns by the header. A row with more or fewer values than the header has none of them, and its text in
-    `_corrupt_record`: which value belongs to which column would be a guess (1,000 is two values)."""
-    reader = spark.read.options(header=True, escape='"', enforceSchema=False)
-    header = [name or "" for name in spark.read.options(escape='"').csv(location).head() or ()]
+    `_corrupt_record`: which value belongs to which column would be a guess (1,000 is two values).
+
+    A quoted value may have line breaks, so a file is read by one task; a file is refused if its quotes are not those
+    of RFC 4180, as where a row ends would be a guess too.
+    """
+    quotes = {"escape": '"', "multiLine": "true", "unescapedQuoteHandling": "RAISE_ERROR"}
+    reader = spark.read.options(**quotes, header=True, enforceSchema=False)
+    header = [name or "" for name in spark.read.options(**quotes).csv(location).head() or ()]
     folded = [name.lower() for name in header]
     unclear = sorted({name for name in header if not name or folded.count(name.lower()) > 1})
     if unclear:
@@ -87,20 +95,30 @@ def _read_csv(spark: SparkSession, location: str) -> DataFrame:
             f"the CSV header of {location!r} has {', '.join(map(repr, unclear))} as a name more than once, or as no "
             "name at all; give each column a name of its own (pandas: to_csv(index=False))"
         )
+    _refuse_an_open_quote(spark, location)
     names = reader.csv(location).columns
     schema = StructType([StructField(name, StringType()) for name in (*names, _CORRUPT)])
     rows = reader.schema(schema).option("columnNameOfCorruptRecord", _CORRUPT).csv(location)
     whole = F.col(_CORRUPT).isNull()
-    return rows.select(*(F.when(whole, F.col(quoted(name))).alias(name) for name in names), _CORRUPT)
+    values = {name: F.col(quoted(name)) for name in names}
+    # if only some lines end with CR LF, Spark leaves the CR with their last value
+    values[names[-1]] = F.regexp_replace(values[names[-1]], "\r$", "")
+    return rows.select(*(F.when(whole, value).alias(name) for name, value in values.items()), _CORRUPT)
 
 
-def _is_orc(spark: SparkSession, location: str, file_format: str) -> bool:
-    if file_format != "table":
-        return file_format == "orc"
-    described = spark.sql(f"DESCRIBE TABLE EXTENDED {location}").collect()
-    return any(
-        row["col_name"] in ("Provider", "Serde Library") and "orc" in row["data_type"].lower() for row in described
-    )
+def _refuse_an_open_quote(spark: SparkSession, location: str) -> None:
+    """Spark takes a quoted value without an end to the end of the file, with all rows on the way, and says nothing.
+
+    A scan of its own, but by lines, so that many tasks share a file.
+    """
+    quotes = F.length("value") - F.length(F.translate("value", '"', ""))
+    files = spark.read.text(location).groupBy(F.input_file_name().alias("file")).agg(F.sum(quotes).alias("quotes"))
+    odd = files.filter(F.col("quotes") % 2 != 0).first()
+    if odd is not None:
+        raise UsageError(
+            f"the CSV file {odd['file']!r} has an odd number of quotes, so a quoted value has no end, and what follows "
+            'would be part of it; write a quote as "" inside a quoted value (RFC 4180), or give Parquet'
+        )
 
 
 def map_columns(

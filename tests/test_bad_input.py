@@ -103,6 +103,16 @@ def csv_header_twice(folder):
     (folder / "a.csv").write_text(f"{HEAD},model\nr-1,{ROW},x\n")
 
 
+def csv_of_an_open_quote(folder):
+    """Read as one row, and the call after it as its note."""
+    (folder / "a.csv").write_text(f'{HEAD},note\nr-1,{ROW},"open\nr-2,{ROW},x\n')
+
+
+def csv_of_quotes_that_swallow_a_row(folder):
+    """Their number is even, and the second call a part of the first one's note."""
+    (folder / "a.csv").write_text(f'{HEAD},note\nr-1,{ROW},"open\nr-2,{ROW},x\nr-3,{ROW},"x\n')
+
+
 def truncated_gzip(folder):
     lines = "".join(f"r-{n},{ROW}\n" for n in range(5000))
     content = gzip.compress(f"{HEAD}\n{lines}".encode())
@@ -133,7 +143,9 @@ REFUSED = [
     (a_name_twice_but_for_case, "parquet", "COLUMN_ALREADY_EXISTS"),
     (csv_of_two_headers, "csv", "FAILED_READ_FILE"),
     (csv_header_twice, "csv", "a name of its own"),
-    (truncated_gzip, "csv", "the usage cannot be billed"),
+    (csv_of_an_open_quote, "csv", "an odd number of quotes"),
+    (csv_of_quotes_that_swallow_a_row, "csv", "quote"),
+    (truncated_gzip, "csv", "cannot read the usage"),
     (truncated_orc, "orc", "cannot read the usage"),
 ]
 
@@ -158,6 +170,68 @@ def test_files_that_are_odd_but_right(spark, bill, tmp_path):
     assert bill(str(tmp_path / "u.csv"))[0] == 0
     assert [b["amount"] for b in rows(spark, tmp_path / "out", "bills")] == [ONE]
     assert record(tmp_path / "out")["totals"]["rows"] == {"read": 1, "billed": 1, "rejected": 0}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["lf", "crlf"])
+@pytest.mark.parametrize("path", ["u", "u/*.csv"], ids=["folder", "glob"])
+def test_a_line_break_within_a_quoted_csv_value_is_no_row(spark, bill, tmp_path, end, path):
+    """A call that stands in a prompt is text; rows of another width are rejected whole, with the breaks they have."""
+    forged = f"forged-1,{ROW},x"
+    texts = [
+        [f"{HEAD},prompt", f'r-1,{ROW},"Say:', forged, f'and a ""quote"", {end}"', f"r-2,{ROW},plain"],
+        [f"{HEAD},prompt", f'r-3,{ROW},"two', 'lines",more', f'r-4,{ROW},"{forged}{end}"', ""],
+    ]
+    (tmp_path / "u").mkdir()
+    for name, lines in zip("ab", texts):
+        (tmp_path / "u" / f"{name}.csv").write_bytes(end.join(lines).encode())
+    assert bill(str(tmp_path / path), "--usage-format", "csv")[0] == 0
+    (only,) = rows(spark, tmp_path / "out", "bills")
+    assert (only["requests"], only["amount"]) == (3, 3 * ONE)
+    (rejected,) = rows(spark, tmp_path / "out", "rejected", "_corrupt_record")
+    assert rejected["_corrupt_record"].splitlines() == [f'r-3,{ROW},"two', 'lines",more']
+    assert rejected["request_id"] is None
+
+
+def test_lines_that_end_in_two_ways(spark, bill, tmp_path):
+    (tmp_path / "u.csv").write_bytes(f"{HEAD},note\nr-1,{ROW},x\r\nr-2,{ROW},y\n".encode())
+    (tmp_path / "v.csv").write_bytes(f"{HEAD}\nr-1,{ROW}\r\nr-2,{ROW}\n".encode())
+    for name in ("u", "v"):
+        assert bill(str(tmp_path / f"{name}.csv"), output=name)[0] == 0
+        assert [b["requests"] for b in rows(spark, tmp_path / name, "bills")] == [2]
+
+
+def test_files_of_two_csv_headers_are_refused_by_a_glob_too(bill, tmp_path):
+    (tmp_path / "u").mkdir()
+    csv_of_two_headers(tmp_path / "u")
+    code, _, err = bill(str(tmp_path / "u/*.csv"))
+    assert (code, "FAILED_READ_FILE" in err, err.count("\n")) == (2, True, 1)
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "TEMPORARY VIEW"])
+def test_orc_of_another_zone_is_refused_under_a_view(spark, write, bill, kind):
+    """DESCRIBE shows no format of a view."""
+    zones = spark._jvm.java.util.TimeZone
+    here = zones.getDefault()
+    orc, parquet = write([call(1)], "o", "orc"), write([call(2)], "p")
+    spark.sql(f"CREATE TABLE orc_calls USING orc LOCATION '{orc}'")
+    spark.sql(f"CREATE TABLE parquet_calls USING parquet LOCATION '{parquet}'")
+    try:
+        spark.sql(f"CREATE {kind} some_calls AS SELECT * FROM parquet_calls UNION ALL SELECT * FROM orc_calls")
+        zones.setDefault(zones.getTimeZone("America/New_York"))
+        try:
+            found = {name: bill(name, "--usage-format", "table", output=name) for name in ("some_calls", "orc_calls")}
+            unmoved = bill("parquet_calls", "--usage-format", "table", output="unmoved")[0]
+        finally:
+            zones.setDefault(here)
+        for code, _, err in found.values():
+            assert code == 2
+            assert "this Spark runs in America/New_York" in err
+        assert unmoved == 0
+        assert bill("some_calls", "--usage-format", "table")[0] == 0
+    finally:
+        spark.sql("DROP VIEW IF EXISTS some_calls")
+        spark.sql("DROP TABLE orc_calls")
+        spark.sql("DROP TABLE parquet_calls")
 
 
 def test_a_price_list_with_a_bom_crlf_and_quotes(spark, write, bill, tmp_path):

@@ -354,6 +354,17 @@ def test_the_job_says_what_it_would_cost(reviews, capsys):
 
 
 @pytest.mark.classic
+def test_a_prompt_of_many_lines_in_a_csv_file_is_one_call(tmp_path, capsys):
+    (tmp_path / "prompts.csv").write_text('prompt\n"aaaaaaaaaaaa\n\nbbbbbbbbbb"\ncccccccccccccccccccccccc')
+    arguments = ["--prompts", str(tmp_path / "prompts.csv"), "--text", "prompt", *PLACE, "--output-tokens", "50"]
+    assert estimate_job(arguments) == 0
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["qwen-plus/cn-hangzhou/0-128K", "2", "2", "2"] in said
+    # 24 characters each, the two line breaks among them: / 4, x 7 / 24 and / 3
+    assert ["input", "tokens", "12", "14", "16"] in said
+
+
+@pytest.mark.classic
 def test_the_job_learns_from_past_usage(reviews, write, capsys):
     usage = write([call(n, input_tokens=100, output_tokens=n) for n in range(1, 11)])
     arguments = ["--prompts", reviews, "--text", "concat(review, review)", *PLACE, "--learn-from", usage]
