@@ -5,19 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from decimal import Context, Decimal
+from decimal import Decimal
 from functools import reduce
 from typing import Optional
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
+from spark_billing.amounts import add
 from spark_billing.bills import tag_column
 from spark_billing.errors import TotalsError
 from spark_billing.ledger import ORIGINAL
 from spark_billing.schemas import AMOUNT, TOTAL_TOKENS
-
-_EXACT = Context(prec=60)  # the usual 28 digits are fewer than an amount may have
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ class Part:
     name: Optional[str]  # null: the lines that have none, such as those without this tag; or the others
     sums: Sums
     others: int = 0  # how many this row stands for; 0: it stands for itself
-
-
-def add(*amounts: Decimal) -> Decimal:
-    """The sum, to the last digit."""
-    return reduce(_EXACT.add, amounts, Decimal(0))
 
 
 def tag_columns(lines: DataFrame) -> list[str]:

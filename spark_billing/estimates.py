@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from spark_billing.breakdown import add
+from spark_billing.amounts import add
 from spark_billing.errors import UsageError
 
 

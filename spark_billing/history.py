@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import Optional
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_billing.amounts import add
 from spark_billing.errors import OutputError, UsageError
 from spark_billing.hours import date_label, instant_label, parse_hour
 from spark_billing.records import Ledger
@@ -89,7 +89,7 @@ def told(lines: DataFrame, workspace_id: str, hour: str) -> Iterator[str]:
         counts = (f"{row['requests']:,}", f"{row['tokens']:,}", f"{row['price_per_1k'].normalize():f}")
         why = row["reason"] or row["entry"]
         cells.append((*run, why, row["price_id"], row["token_type"], *counts, money(row["amount"])))
-    total = sum((row["amount"] for row in rows), Decimal(0))
+    total = add(*(row["amount"] for row in rows))
     yield f"Every line of {printable(workspace_id)} in {hour} (UTC+8)"
     yield ""
     yield from table(cells)

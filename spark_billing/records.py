@@ -19,6 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
+from spark_billing.amounts import add
 from spark_billing.errors import OutputError
 from spark_billing.hours import hour_label, parse_hour
 from spark_billing.schemas import AMOUNT, LEDGER_LINES, TOTAL_TOKENS
@@ -59,8 +60,9 @@ class Ledger:
     def last(self) -> Optional[Record]:
         return self.records[-1] if self.records else None
 
-    def require(self, source: str, currency: str) -> None:
-        """`OutputError` if the ledger was begun for another usage table or in another currency."""
+    def require(self, source: str, currency: str, tags: Iterable[str]) -> None:
+        """`OutputError` if the ledger was begun for another usage table or in another currency, or has a tag column
+        that differs from one of these by case alone: Spark could not read the two together."""
         if self.last is None:
             return
         if self.last["price_list"]["currency"] != currency:
@@ -74,6 +76,13 @@ class Ledger:
                 f"{source!r}. If that is the same log at another place, say so with --source {self.last['source']!r}; "
                 "if not, give it an --output of its own, or it would take back what the other is billed."
             )
+        known = {tag.lower(): tag for record in self.records for tag in record["tag_columns"]}
+        for tag in tags:
+            if known.get(tag.lower(), tag) != tag:
+                raise OutputError(
+                    f"{self.storage.root} holds bills by {known[tag.lower()]}, and this run bills by {tag}: Spark does "
+                    "not tell these apart. Spell the key of --group-by-tag as before, or give another --output."
+                )
 
     def hours(self) -> dict[int, Decimal]:
         """The hours, in epoch seconds, that hold lines whose sum is not nothing, each with its amount."""
@@ -81,11 +90,8 @@ class Ledger:
         for record in self.records:
             for hour, count in record["ledger"]["hours"].items():
                 held = lines.setdefault(parse_hour(hour), [0, 0, Decimal(0)])
-                lines[parse_hour(hour)] = [
-                    held[0] + count["requests"],
-                    held[1] + count["tokens"],
-                    held[2] + Decimal(count["amount"]),
-                ]
+                sums = (held[0] + count["requests"], held[1] + count["tokens"], add(held[2], Decimal(count["amount"])))
+                lines[parse_hour(hour)] = list(sums)
         return {hour: sums[2] for hour, sums in sorted(lines.items()) if any(sums)}
 
     def conflicts(self) -> tuple[list[list[Any]], list[tuple[int, int]]]:
@@ -116,7 +122,7 @@ class Ledger:
                 if hour[:10] in wanted:
                     sums = expected.setdefault((record["run_id"], hour[:10]), dict.fromkeys(_COUNTED, Decimal(0)))
                     for name in _COUNTED:
-                        sums[name] += Decimal(count[name])
+                        sums[name] = add(sums[name], Decimal(count[name]))
                     tags.update(record["tag_columns"])
         if not expected:
             return None
@@ -178,11 +184,12 @@ def recorded_sums(sums: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
     for hour, by_reason in sums.items():
         for reason, counts in by_reason.items():
             into = reasons.setdefault(reason, {"lines": 0, "requests": 0, "tokens": 0, "amount": Decimal(0)})
-            for name, count in counts.items():
-                into[name] += count
+            for name in _COUNTED[:3]:
+                into[name] += counts[name]
+            into["amount"] = add(into["amount"], counts["amount"])
         hours[hour_label(hour)] = {
-            name: sum((counts[name] for counts in by_reason.values()), Decimal(0) if name == "amount" else 0)
-            for name in ("lines", "requests", "tokens", "amount")
+            **{name: sum(counts[name] for counts in by_reason.values()) for name in _COUNTED[:3]},
+            "amount": add(*(counts["amount"] for counts in by_reason.values())),
         }
     for counts in (*reasons.values(), *hours.values()):
         counts["amount"] = f"{counts['amount']:f}"

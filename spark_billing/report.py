@@ -22,6 +22,7 @@ from spark_billing.records import Ledger
 from spark_billing.schemas import REJECT_REASONS, SECONDS_PER_HOUR, UTC8_SECONDS
 from spark_billing.storage import Folder, path_is_absent
 
+_MOST_DAYS = 1_100  # three years
 _WHOLE = ("entry", "hour", "currency")  # lists that are never cut
 _REJECTED = "reject_reason string, billing_date date, billing_hour int"
 
@@ -77,6 +78,11 @@ def read_report(
         if not hours:
             raise UsageError(f"the ledger in {output} has no line; there is nothing to report")
         period = Period(hours[0], hours[-1] + SECONDS_PER_HOUR)
+        if period.end - period.start > _MOST_DAYS * 24 * SECONDS_PER_HOUR:  # one call with a date of nonsense is enough
+            raise UsageError(
+                f"the ledger in {output} has lines from {hour_label(hours[0])} to {hour_label(hours[-1])}, more than "
+                f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which with --month, or --from and --to"
+            )
     currency = ledger.last["price_list"]["currency"]
     for what, compared in (("estimate", estimate), ("reconciliation", reconciliation)):
         if compared is not None and compared.currency != currency:

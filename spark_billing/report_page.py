@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
 from spark_billing import charts, pages
-from spark_billing.breakdown import Part, Sums, add, total_of
+from spark_billing.amounts import add
+from spark_billing.breakdown import Part, Sums, total_of
 from spark_billing.estimates import Estimate, Reconciliation
 from spark_billing.hours import hour_label
 from spark_billing.report import Report

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.bills import Pricing, bill_sums, hourly_bills, lines_of_sums, tag_column
-from spark_billing.conflicts import kept_conflicts, new_conflicts
+from spark_billing.conflicts import kept_conflicts, new_conflicts, unbilled
 from spark_billing.control_totals import TOKENS, ControlTotals, balance
 from spark_billing.errors import LostRaceError, RetractionError
 from spark_billing.hours import Period, date_label, hour_label, instant_label, ranges
@@ -93,7 +93,7 @@ def bill_hours(spark: SparkSession, job: Job) -> Outcome:
     each case the bills are as before.
     """
     storage = Storage(spark, job.output)
-    Ledger.open(storage).require(job.source, job.prices.currency)
+    _require(Ledger.open(storage), job)
     run = _Run(spark, job, storage)
     with named_steps(spark, f"bill {job.source} into {job.output}"):
         return _bill(run)
@@ -105,7 +105,7 @@ def _bill(run: _Run) -> Outcome:
         run.meter()
         for attempt in range(1, _ATTEMPTS + 1):
             ledger = Ledger.open(storage)
-            ledger.require(job.source, job.prices.currency)
+            _require(ledger, job)
             if not job.dry_run:
                 finish_publishing(storage, ledger.last)
             outcome = run.settle(ledger, attempt)
@@ -124,6 +124,10 @@ def _bill(run: _Run) -> Outcome:
         f"other runs committed to {job.output} {_ATTEMPTS} times while this one was computing; nothing of this run was "
         "published. Run it again."
     )
+
+
+def _require(ledger: Ledger, job: Job) -> None:
+    ledger.require(job.source, job.prices.currency, [tag_column(key) for key in job.group_by_tags])
 
 
 class _Run:
@@ -283,9 +287,10 @@ class _Run:
         if self.metered.conflicts is None:
             return None
         standing, unknown = ledger.conflicts()
-        conflicts, hour = self.metered.conflicts, F.unix_seconds("period_start")
+        conflicts, hours = self.metered.conflicts, [F.unix_seconds(name) for name in ("period_start", "billed_at")]
         for start, end in unknown:
-            conflicts = conflicts.filter((hour < start) | (hour >= end))
+            for hour in hours:
+                conflicts = conflicts.filter((hour < start) | (hour >= end))
         return new_conflicts(conflicts, standing)
 
     def _conflicts(self) -> Optional[list[list[Any]]]:
@@ -295,12 +300,32 @@ class _Run:
 
     def _guard(self, added: DataFrame, sums: Mapping[int, Any], conflicts: Optional[DataFrame]) -> list[Row]:
         """The bills that the added lines lower; `RetractionError` if that takes an explicit leave."""
-        lowered = lowered_bills(added, conflicts).withColumn("hour", F.unix_seconds("period_start"))
+        excuse, left_out = conflicts, None
+        if conflicts is not None and self.covered:
+            # a rejected copy is no excuse if the one that it is rejected for is in no bill: the call would be in none
+            by = ["workspace_id", "billed_at"]
+            nowhere = unbilled(conflicts, self.covered[0], self.covered[-1] + SECONDS_PER_HOUR)
+            excuse, left_out = (conflicts.join(nowhere, by, how) for how in ("left_anti", "left_semi"))
+        lowered = lowered_bills(added, excuse).withColumn("hour", F.unix_seconds("period_start"))
         worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN).collect()
         if worst and not worst[0]["by_conflict"] and not self.job.allow_retractions and not self.job.dry_run:
             bills = lowered.filter(~F.col("by_conflict")).count()
-            raise RetractionError(_refusal(bills, worst, recorded_sums(sums)["reasons"], self.job.prices.currency))
+            refusal = _refusal(bills, worst, recorded_sums(sums)["reasons"], self.job.prices.currency)
+            raise RetractionError(refusal + self._copies_left_out(left_out))
         return worst
+
+    def _copies_left_out(self, left_out: Optional[DataFrame]) -> str:
+        if left_out is None:
+            return ""
+        seconds = F.unix_seconds("period_start").between(self.covered[0], self.covered[-1])
+        rejected = left_out.filter(F.col("rejected") & seconds).select(F.unix_seconds("billed_at").alias("hour"))
+        hours = [hour_label(row["hour"]) for row in rejected.distinct().orderBy("hour").limit(_SHOWN).collect()]
+        if not hours:
+            return ""
+        return (
+            f" Other copies of calls that it rejects lie in {', '.join(hours)}, which it does not bill: a run that "
+            "covers these hours as well needs no leave for them."
+        )
 
     def _stage_calls(self, staging: Staging, number: int) -> None:
         """The rejected rows, and with `detail` the priced calls; proved by what is read back."""
@@ -412,7 +437,7 @@ def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, Any], curre
     shown = [
         f"{printable(row['workspace_id'])} in {hour_label(row['hour'])} by {-row['requests']:,} calls, "
         f"{-row['input_tokens']:,} input and {-row['output_tokens']:,} output tokens, "
-        f"{money(-row['amount'])} {currency}"
+        f"{money(row['amount'].copy_negate())} {currency}"
         for row in worst
         if not row["by_conflict"]
     ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import ROUND_FLOOR, Context, Decimal
+from decimal import ROUND_FLOOR, Decimal
 from typing import Optional
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_billing.amounts import EXACT
 from spark_billing.bills import tag_column
 from spark_billing.breakdown import Part, Sums, breakdown, prove, sums_by, tag_columns, total_of
 from spark_billing.calls import quoted
@@ -47,7 +48,7 @@ class Statement:
     @property
     def rounded(self) -> Decimal:
         """The total rounded down to the cent: the one place where anything is rounded."""
-        return self.total.amount.quantize(_CENT, ROUND_FLOOR, Context(prec=60))
+        return self.total.amount.quantize(_CENT, ROUND_FLOOR, EXACT)
 
     @property
     def final_until(self) -> int:

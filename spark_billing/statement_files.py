@@ -8,7 +8,8 @@ from decimal import Decimal
 from typing import Optional
 
 from spark_billing import pages
-from spark_billing.breakdown import Sums, add, tag_columns
+from spark_billing.amounts import add
+from spark_billing.breakdown import Sums, tag_columns
 from spark_billing.errors import TotalsError
 from spark_billing.hours import hour_label, instant_label
 from spark_billing.schemas import SECONDS_PER_HOUR

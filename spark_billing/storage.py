@@ -114,6 +114,11 @@ class Storage(Folder):
     def is_folder(self, relative: str) -> bool:
         return self.exists(relative) and not self._files.getFileStatus(self._path(relative)).isFile()
 
+    def is_at(self, uri: str, relative: str) -> bool:
+        """Whether a path in any of Hadoop's spellings (`file:/a`, `file:///a`) is that of a file or folder here."""
+        qualified = self._files.makeQualified(self._jvm.org.apache.hadoop.fs.Path(uri))
+        return bool(qualified.equals(self._files.makeQualified(self._path(relative))))
+
     def names(self, relative: str) -> list[str]:
         """What stands in a folder, sorted; nothing if there is no such folder."""
         if not self.exists(relative):
@@ -135,9 +140,10 @@ class Storage(Folder):
             raise OSError(f"cannot move {self.path(source)} to {self.path(target)}")
 
     def texts(self, relative: str) -> dict[str, str]:
-        """The content of each file in a folder by its name; nothing if there is no such folder."""
+        """The content of each JSON file in a folder by its name; nothing if there is no such folder."""
         with ThreadPoolExecutor(_READERS) as readers:
-            names = self.names(relative)
+            # a draft of another writer (`create`) may be gone before it is read
+            names = [name for name in self.names(relative) if name.endswith(".json")]
             return dict(zip(names, readers.map(lambda name: self.read(f"{relative}/{name}"), names)))
 
     def read(self, relative: str) -> str:

@@ -10,7 +10,7 @@ _ID_WIDTH = 40
 
 def money(amount: Decimal) -> str:
     """An amount in full, plain and unrounded, without needless zeros but with two decimals at least."""
-    whole, _, decimals = f"{abs(amount):f}".partition(".")
+    whole, _, decimals = f"{amount.copy_abs():f}".partition(".")
     return f"{'-' if amount < 0 else ''}{int(whole):,}.{decimals.rstrip('0').ljust(2, '0')}"
 
 

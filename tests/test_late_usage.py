@@ -3,7 +3,7 @@
 import os
 import shutil
 from datetime import timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 import pytest
 
@@ -220,6 +220,30 @@ def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_pa
     assert added(path, 3)["conflict"] == (2, -ONE)
 
 
+def test_a_copy_in_an_hour_that_is_not_billed_takes_no_bill_away(spark, write, bill, tmp_path):
+    """Else the call would be in no bill: rejected here, and not billed there."""
+    five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR
+    assert bill(write([call(1, five), call(2, five)]))[0] == 0
+    usage = write([call(1, five), call(2, five), call(1, two, input_tokens=250)])
+    code, _, err = bill(usage, "--from", "2026-04-08T05", "--to", "2026-04-08T06")
+    assert code == RETRACTION
+    assert "lie in 2026-04-08T02, which it does not bill" in err
+    code, _, err = bill(usage, "--adjust-within", "1", "--as-of", "2026-04-09T05:00+08:00")  # hour 2 is too old
+    assert (code, "lie in 2026-04-08T02" in err) == (RETRACTION, True)
+    # both in one run, or the hour with the earlier copy first
+    assert bill(usage, "--from", "2026-04-08T02", "--to", "2026-04-08T06")[0] == 0
+    assert added(tmp_path / "out", 2) == {"conflict": (2, -ONE), "original": (2, ONE - Decimal("0.00000138"))}
+
+    later = {"output": "later"}
+    assert bill(write([call(1, five), call(2, five)], "first"), **later)[0] == 0
+    assert bill(usage, "--from", "2026-04-08T02", "--to", "2026-04-08T03", **later)[0] == 0
+    assert bill(usage, "--from", "2026-04-08T05", "--to", "2026-04-08T06", **later)[0] == 0
+    assert added(tmp_path / "later", 3) == {"conflict": (2, -ONE)}
+    for output in ("out", "later"):
+        owed = [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, tmp_path / output, "bills")]
+        assert owed == [(2, 1, 250), (5, 1, 260)]
+
+
 @pytest.mark.parametrize("order", [(2, 5), (5, 2)])
 def test_which_copy_is_billed_does_not_depend_on_the_period(spark, write, bill, tmp_path, order):
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR + timedelta(minutes=59)
@@ -254,6 +278,26 @@ def test_tags_that_come_later(spark, write, bill, tmp_path):
     assert [(r["tag_team"], r["requests"]) for r in lines] == [(None, 1), ("a", 1), ("b", 1)] * 2
     assert bill(usage)[0] == 0
     assert [b["requests"] for b in rows(spark, tmp_path / "out", "bills")] == [3]
+
+
+def test_a_tag_that_differs_by_case_alone(write, bill, tmp_path):
+    """Spark could not read a ledger with both."""
+    usage = write([call(1, tags={"team": "a"})], tags=True)
+    assert bill(usage, "--group-by-tag", "Team")[0] == 0
+    code, _, err = bill(usage, "--group-by-tag", "team")
+    assert (code, "bills by tag_Team, and this run bills by tag_team" in err) == (2, True)
+    assert bill(usage, "--group-by-tag", "Team")[0] == 0
+
+
+def test_the_decimal_precision_of_a_notebook_changes_no_sum(write, bill, tmp_path):
+    """Of hours of 0.01 and 0.00005308, in a process whose decimals have three digits."""
+    usage = write([call(1), call(2, COMMERCIAL_START + HOUR, input_tokens=72_464, output_tokens=0)])
+    with localcontext() as context:
+        context.prec = 3
+        assert bill(usage)[0] == 0
+        assert bill(usage)[0] == 0
+        amounts = [Decimal(hour["amount"]) for hour in record(tmp_path / "out")["ledger"]["hours"].values()]
+        assert list(map(str, amounts)) == ["0.000053080000", "0.010000032000"]
 
 
 def damage_lines(path):

@@ -17,12 +17,12 @@ PACKAGE = ROOT / "spark_billing"
 
 # Each module may import only from those before it
 ORDER = """
-errors price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
+errors amounts price_list schemas hours text kernel pandas_udfs udfs calls sql_functions rating usage
 bills ledger conflicts repeats storage sources session metering records staging control_totals
 runs summary history rerating provider_bill reconciliation catalog focus focus_check focus_files
 past_output tokens tokenizer estimate estimate_summary
 breakdown estimates statement pages statement_files charts report report_page
-commands.command commands.usage_arguments commands.ledger_arguments commands.file_argument
+commands.command commands.file_argument commands.usage_arguments commands.ledger_arguments
 commands.bill commands.history commands.rerate commands.estimate commands.reconcile commands.focus commands.sql
 commands.statement commands.report
 cli demo_provider demo streaming

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, Optional
 from uuid import uuid4
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_billing.amounts import add
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
+from spark_billing.commands.usage_arguments import read_prices
 from spark_billing.errors import OutputError, TotalsError, UsageError
 from spark_billing.focus import PROVIDER, VERSIONS, billing_month, to_focus
 from spark_billing.focus_check import examine
 from spark_billing.focus_files import FORMATS, read_focus, write_focus
 from spark_billing.history import ledger_lines
 from spark_billing.hours import hour_label, parse_month
-from spark_billing.price_list import PriceList
 from spark_billing.runs import SESSION_SETTINGS
 from spark_billing.schemas import AMOUNT, TOTAL_TOKENS
 from spark_billing.session import job_session, settings
@@ -97,7 +97,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         "tags": _pairs("--tag", arguments.tag),
     }
     if arguments.price_list:
-        options["region_names"] = PriceList.from_csv(arguments.price_list).region_names
+        options["region_names"] = read_prices("--price-list", arguments.price_list).region_names
     spark = job_session("spark-billing focus")
     with settings(spark, SESSION_SETTINGS):
         output = ledger_of(spark, arguments)
@@ -166,7 +166,7 @@ def _prove(written: DataFrame, by_month: Sequence[Any], version: str) -> None:
     ledger = (
         sum(row["rows"] for row in by_month),
         sum(int(row["tokens"]) for row in by_month),
-        sum((row["cost"] for row in by_month), Decimal(0)),
+        add(*(row["cost"] for row in by_month)),
     )
     export = (found.rows, found.tokens, found.cost)
     if ledger != export:
@@ -203,7 +203,7 @@ def _told(by_month: Sequence[Any], arguments: argparse.Namespace) -> Iterator[st
         cells.append((row["month"], *counts, money(row["cost"])))
     yield from table(cells)
     yield ""
-    total = sum((row["cost"] for row in by_month), Decimal(0))
+    total = add(*(row["cost"] for row in by_month))
     yield f"Total: {money(total)} {by_month[0]['currency']}"
     yield "Read back and checked: it keeps the rules of FOCUS, and rows, tokens and cost are those of the ledger."
 
