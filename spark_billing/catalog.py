@@ -49,9 +49,19 @@ class CatalogTables:
 
     def check(self) -> None:
         """`OutputError` if a table is there already and is not one of this output, with the types it must have."""
-        for table, expected in _FIXED.items():
+        storage = Storage(self.spark, self.output)
+        for table in _PARTITIONED_BY:
             found = self._schema(table)
             if found is None:
+                continue
+            path, location = _PATHS.get(table, table), self._location(table)
+            if location is None or not storage.is_at(location, path):
+                raise OutputError(
+                    f"{self.namespace}.{table} is not a table of these bills: it lies at {location or 'no path'}, "
+                    f"not at {storage.path(path)}. Rename or drop it, or give another --output-catalog."
+                )
+            expected = _FIXED.get(table)
+            if expected is None:
                 continue
             types = {field.name: field.dataType.simpleString() for field in found.fields}
             differ = [
@@ -111,6 +121,11 @@ class CatalogTables:
                         partition = f"run_id = '{record['run_id']}', billing_date = '{date}'"
                         self.spark.sql(f"ALTER TABLE {name} ADD IF NOT EXISTS PARTITION ({partition})")
         self.spark.sql(f"REFRESH TABLE {name}")
+
+    def _location(self, table: str) -> Optional[str]:
+        """Where a table's files are; None for a view."""
+        described = self.spark.sql(f"DESCRIBE TABLE EXTENDED {self.name}.{table}").collect()
+        return next((row["data_type"] for row in described if row["col_name"] == "Location"), None)
 
     def _schema(self, table: str) -> Optional[StructType]:
         name = f"{self.name}.{table}"

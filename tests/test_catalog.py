@@ -69,6 +69,18 @@ def test_a_run_that_died_before_the_catalog_is_caught_up(spark, write, run, monk
     assert len(found(spark, "ledger_lines", "run")) == 2
 
 
+def test_a_catalog_that_cannot_follow_leaves_the_run_committed(spark, write, run, monkeypatch):
+    usage = write([call(1), call(2, model="x")])
+    with monkeypatch.context() as patch:
+        patch.setattr(CatalogTables, "_partitions", lambda self, table, ledger: self.spark.sql("SELECT nowhere"))
+        code, err = run(usage)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "the run is committed" in err
+    assert run(usage) == (0, "")
+    assert found(spark, "rejected", "request_id") == [("r-2",)]
+    assert len(found(spark, "ledger_lines", "run")) == 2
+
+
 def test_a_dry_run_makes_no_table(spark, write, run):
     assert run(write([call(1)]), "--dry-run")[0] == 0
     assert spark.sql(f"SHOW TABLES IN {NAMESPACE}").count() == 0
@@ -77,6 +89,25 @@ def test_a_dry_run_makes_no_table(spark, write, run):
 def test_what_is_refused(spark, write, run, capsys):
     usage = write([call(1)])
     spark.sql(f"CREATE TABLE {NAMESPACE}.bills (workspace_id string, amount double) USING parquet")
+    code, err = run(usage)
+    assert code == 2
+    assert "is not a table of these bills" in err
+    spark.sql(f"DROP TABLE {NAMESPACE}.bills")
+    # a table or view of somebody else, also of a name that this run writes nothing to
+    spark.sql(f"CREATE TABLE {NAMESPACE}.priced_calls USING parquet AS SELECT 1 AS one")
+    code, err = run(usage)
+    assert (code, "priced_calls is not a table of these bills" in err) == (2, True)
+    assert found(spark, "priced_calls", "one") == [(1,)]
+    spark.sql(f"DROP TABLE {NAMESPACE}.priced_calls")
+    spark.sql(f"CREATE VIEW {NAMESPACE}.rejected AS SELECT 1 AS one")
+    code, err = run(usage)
+    assert (code, "it lies at no path" in err) == (2, True)
+    spark.sql(f"DROP VIEW {NAMESPACE}.rejected")
+    # its own, but with another type
+    assert run(usage)[0] == 0
+    where = spark.sql(f"DESCRIBE TABLE EXTENDED {NAMESPACE}.bills").filter("col_name = 'Location'").first()["data_type"]
+    spark.sql(f"DROP TABLE {NAMESPACE}.bills")
+    spark.sql(f"CREATE TABLE {NAMESPACE}.bills (workspace_id string, amount double) USING parquet LOCATION '{where}'")
     code, err = run(usage)
     assert code == 2
     assert "amount is double, not decimal(38,12)" in err

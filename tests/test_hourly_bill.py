@@ -350,6 +350,23 @@ def test_an_own_price_list(spark, write, bill, tmp_path):
     assert bill(usage, "--price-list", str(tmp_path / "p.csv"))[0] == 2
 
 
+def test_a_price_list_by_uri(spark, write, bill, tmp_path):
+    """As of an object store: read through Spark, and refused for the same reasons as a local file."""
+    names = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency\n"
+    (tmp_path / "p.2026-04-08.csv").write_text(f"{names}qwen-plus,cn-hangzhou,0,1M,0.5,0.2,EUR\n", encoding="utf-8")
+    usage, folder = write([call(1)]), tmp_path.as_uri()
+    assert bill(usage, "--price-list", f"{folder}/p.2026-04-08.csv", currency="EUR")[0] == 0
+    (owed,) = rows(spark, tmp_path / "out", "bills")
+    assert owed["amount"] == Decimal("0.14")  # 260 x 0.5 / 1000 + 50 x 0.2 / 1000
+    prices = record(tmp_path / "out")["price_list"]
+    assert (prices["name"], prices["version"]) == ("p", "2026-04-08")
+
+    (tmp_path / "latin.csv").write_bytes(f"{names}qwen-plüs,cn-hangzhou,0,1M,0.5,0.2,EUR\n".encode("latin-1"))
+    for name, found in (("none.csv", "there is no such file"), ("latin.csv", "is not UTF-8")):
+        code, _, err = bill(usage, "--price-list", f"{folder}/{name}", currency="EUR")
+        assert (code, found in err, len(err.splitlines())) == (2, True, 1)
+
+
 # --- refusals and failures -------------------------------------------------------------------------------------------
 
 
@@ -369,7 +386,7 @@ def test_an_own_price_list(spark, write, bill, tmp_path):
         (["--call-time-zone", "Mars/Olympus"], "no zone that Spark knows"),
         (["--call-time-zone", "CST"], "short names mean several zones"),
         (["--column", "workspace_id=input_tokens"], "workspace_id is bigint, but text is needed"),
-        (["--column", "input_tokens=input_tokens % 0"], "REMAINDER_BY_ZERO"),
+        (["--column", "input_tokens=input_tokens % 0"], "_BY_ZERO"),
         (["--price-list", "/nowhere.csv"], "cannot read the price list"),
         (["--group-by-tag", "team"], "no column tags"),
         (["--usage-format", "orc"], "cannot read the usage"),

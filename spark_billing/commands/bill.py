@@ -8,6 +8,8 @@ import tempfile
 import time
 from typing import Any, Optional
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_billing.catalog import CatalogTables
@@ -19,12 +21,13 @@ from spark_billing.commands.usage_arguments import (
     period_of,
     price_list_of,
 )
-from spark_billing.errors import OutputError, UsageError
+from spark_billing.errors import OutputError, SparkBillingError, UsageError
 from spark_billing.hours import Period, parse_instant
 from spark_billing.price_list import PriceList
 from spark_billing.runs import SESSION_SETTINGS, Job, Outcome, bill_hours
 from spark_billing.schemas import SECONDS_PER_HOUR
 from spark_billing.session import job_session, settings
+from spark_billing.sources import spark_reason
 from spark_billing.summary import summary
 
 _EXAMPLES = """
@@ -94,7 +97,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     )
     if tables is not None and not arguments.dry_run:
         with settings(spark, SESSION_SETTINGS):
-            tables.sync()
+            _sync(tables)
     say(summary(outcome, prices, arguments.output))
     return DONE
 
@@ -133,6 +136,17 @@ def bill(
     with mapped_usage(spark, usage, usage_format, columns or {}, call_time_zone, duplicates) as mapped:
         job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates, **options)
         return bill_hours(spark, job)
+
+
+def _sync(tables: CatalogTables) -> None:
+    try:
+        tables.sync()
+    except (OutputError, PySparkException, Py4JJavaError) as error:
+        reason = str(error) if isinstance(error, OutputError) else spark_reason(error)
+        raise SparkBillingError(
+            f"the run is committed in {tables.output}, but the tables of {tables.namespace} are behind it: {reason}. "
+            "Once that is mended run it again: it adds nothing twice, and brings the tables in line."
+        ) from None
 
 
 def _as_of(arguments: argparse.Namespace) -> Optional[int]:

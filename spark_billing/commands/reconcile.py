@@ -12,7 +12,7 @@ from spark_billing import reconciliation
 from spark_billing.commands.command import DONE, UNEXPLAINED, Command, say
 from spark_billing.commands.file_argument import read_text, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
-from spark_billing.commands.usage_arguments import BUNDLED
+from spark_billing.commands.usage_arguments import BUNDLED, read_prices
 from spark_billing.errors import OutputError, UsageError
 from spark_billing.focus_files import CSV, as_text
 from spark_billing.history import ledger_lines
@@ -147,7 +147,7 @@ def _period(arguments: argparse.Namespace, grain: str) -> Period:
 
 def _prices(arguments: argparse.Namespace, *sides: DataFrame) -> PriceList:
     if arguments.price_list:
-        return PriceList.from_csv(arguments.price_list)
+        return read_prices("--price-list", arguments.price_list)
     rows = (side.select("currency").first() for side in sides)
     return PriceList.bundled(BUNDLED, currency=next((row[0] for row in rows if row is not None), "USD"))
 

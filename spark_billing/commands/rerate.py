@@ -12,9 +12,9 @@ from spark_billing.commands.usage_arguments import (
     mapped_usage,
     period_of,
     price_list_of,
+    read_prices,
 )
 from spark_billing.metering import of_period
-from spark_billing.price_list import PriceList
 from spark_billing.session import job_session
 from spark_billing.sources import ROW
 
@@ -33,7 +33,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if arguments.against is None:
         other = price_list_of(arguments, tokens_per_k=arguments.against_tokens_per_k)
     else:
-        other = PriceList.from_csv(arguments.against, tokens_per_k=arguments.tokens_per_k)
+        other = read_prices("--against", arguments.against, arguments.tokens_per_k)
     period, columns, zone = period_of(arguments), columns_of(arguments), arguments.call_time_zone
     duplicates = not arguments.no_dedup
     spark = job_session("spark-billing rerate")

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import argparse
 import re
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Optional
 
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
+from spark_billing.commands.file_argument import read_text
 from spark_billing.errors import PriceListError, UsageError
 from spark_billing.hours import Period
 from spark_billing.price_list import PriceList
 from spark_billing.runs import SESSION_SETTINGS
-from spark_billing.session import settings
+from spark_billing.session import job_session, settings
 from spark_billing.sources import FORMATS, MAPPABLE, map_columns, read_usage
 
 BUNDLED = "emr-serverless-spark"
@@ -47,7 +50,11 @@ def add_price_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     """Which price list (`price_list_of`)."""
     add = parser.add_argument
     add("--currency", metavar="CODE", required=required, help="of the price list, such as USD or CNY; never converted")
-    add("--price-list", metavar="FILE.csv", help="your own prices (default: the bundled list of --currency)")
+    add(
+        "--price-list",
+        metavar="FILE.csv",
+        help="your own prices, oss://... too (default: the bundled list of --currency)",
+    )
     add(
         "--tokens-per-k",
         type=int,
@@ -96,13 +103,26 @@ def price_list_of(arguments: argparse.Namespace, tokens_per_k: Optional[int] = N
     tokens_per_k = tokens_per_k or arguments.tokens_per_k
     if arguments.price_list is None:
         return PriceList.bundled(BUNDLED, currency=arguments.currency, tokens_per_k=tokens_per_k)
-    prices = PriceList.from_csv(arguments.price_list, tokens_per_k=tokens_per_k)
+    prices = read_prices("--price-list", arguments.price_list, tokens_per_k)
     if prices.currency != arguments.currency:
         raise PriceListError(
             f"the price list {arguments.price_list} is in {prices.currency}, but --currency is {arguments.currency}; "
             "prices are never converted: give the list's currency, or another list"
         )
     return prices
+
+
+def read_prices(argument: str, path: str, tokens_per_k: int = 1000) -> PriceList:
+    """A price list on the driver's disk, or by its URI (`oss://...`) on any storage that Spark knows."""
+    if "://" not in path:
+        return PriceList.from_csv(path, tokens_per_k=tokens_per_k)
+    text = read_text(job_session("spark-billing"), argument, path)
+    if "\ufffd" in text:  # what Java puts in place of bytes that are no UTF-8
+        raise PriceListError(f"{path} is not UTF-8 text; save the file as CSV in UTF-8")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.rpartition("/")[2]
+        copy.write_bytes(text.encode("utf-8"))
+        return PriceList.from_csv(copy, tokens_per_k=tokens_per_k)
 
 
 def period_of(arguments: argparse.Namespace) -> Optional[Period]:
