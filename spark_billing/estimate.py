@@ -31,6 +31,7 @@ StrOrColumn = Union[str, Column]
 OutputTokens = Union[int, str, Column, OutputPerInput]
 
 _SEED = 1  # of the sample: the same rows every time, as long as the table is read in the same partitions
+_FEWEST = 10**9  # rows of which a sample has one
 _ANSWERED, _NO_COUNT, _BAD_COUNT = 0, 1, 2  # what the assumption says of a call's output
 
 
@@ -113,6 +114,8 @@ def estimate_calls(
         raise UsageError(f"at is {at}, which has no zone; pass an aware datetime")
     if not isinstance(one_in, int) or one_in < 1:
         raise UsageError(f"one_in is {one_in!r}; needed is a whole number from 1 up: one in so many rows is counted")
+    if one_in > _FEWEST:  # not shown: Python refuses to write a number of some thousand digits
+        raise UsageError(f"the sample is less than one in {_FEWEST:,} rows; take a larger one, or the whole table")
     for name, value, known in (("model", model, prices.models), ("region", region, _regions(prices, model))):
         if isinstance(value, str) and value not in known:
             raise UsageError(f"the price list has no {name} {value!r}; it has {', '.join(known)}")

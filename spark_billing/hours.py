@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from spark_billing.price_list import epoch_us
+from spark_billing.price_list import FIRST_INSTANT_US, LAST_INSTANT_US, epoch_us
 from spark_billing.schemas import SECONDS_PER_HOUR, UTC8_SECONDS
 
 UTC8 = timezone(timedelta(hours=8))
@@ -61,9 +61,12 @@ def parse_instant(text: str) -> int:
         raise ValueError(f"{text!r} is not an instant such as 2026-04-08T00:30+08:00; its offset must be given")
     try:
         instant = datetime.fromisoformat(match[1] + ("+00:00" if match[2] == "Z" else match[2]))
-        return epoch_us(instant) // 1_000_000
+        found = epoch_us(instant)
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no date and time of the calendar") from None
+    if not FIRST_INSTANT_US <= found <= LAST_INSTANT_US:  # it may have no year of four digits in UTC+8
+        raise ValueError(f"{text!r} is too near the end of the calendar; give one of 0001-01-02 to 9999-12-30 in UTC")
+    return found // 1_000_000
 
 
 def hour_label(seconds: int) -> str:

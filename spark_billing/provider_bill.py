@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -124,16 +124,19 @@ class BillMapping:
             _require(isinstance(given.get(name, {}), Mapping), f"{name} is no table")
         grain, layout = given.get("grain"), given.get("layout", "table")
         _require(grain in GRAINS, f"grain is {grain!r}; it must say what period a row is of: {', '.join(GRAINS)}")
-        _require(layout in LAYOUTS, f"layout is {layout!r}; known are {', '.join(LAYOUTS)}")
+        _require(isinstance(layout, str) and layout in LAYOUTS, f"layout is {layout!r}; known are {', '.join(LAYOUTS)}")
         _require_known("column", given.get("columns", {}), _COLUMNS)
         items = _items(given.get("items", {}))
         monthly = {"period": "BillingCycle"} if layout == "describe-instance-bill" and grain == "month" else {}
         columns = {**LAYOUTS[layout], **monthly, **given.get("columns", {})}
         for name, expression in columns.items():
             _require(isinstance(expression, str) and expression.strip() != "", f"columns: {name} is no text")
+        ignored = given.get("ignore_items", [])
+        _require(_texts(ignored), "ignore_items is no list of item codes")
         if any(name in columns for name in _ITEM):
             _require(not items, "the columns give model, token_type or tier, and so do items; leave one of them out")
-            columns.pop("item", None)
+            if not ignored:
+                columns.pop("item", None)
         else:
             _require(
                 bool(items) or "item" not in columns,
@@ -143,6 +146,9 @@ class BillMapping:
                 "item" in columns or not items,
                 "columns: item is missing: the column with the codes that items explains",
             )
+        _require(
+            "item" in columns or not ignored, "columns: item is missing: the column with the codes of ignore_items"
+        )
         without = given.get("without", [])
         _require(_texts(without) and set(without) <= set(DIMENSIONS), f"without may name {', '.join(DIMENSIONS)}")
         for name in without:
@@ -155,8 +161,6 @@ class BillMapping:
             whole = isinstance(tokens, int) and not isinstance(tokens, bool)
             _require(whole and 1 <= tokens <= 10**9 and str(tokens).strip("0") == "1",
                      f"{name} is {tokens!r} tokens; needed is 1, 10, 100, ...")  # fmt: skip
-        ignored = given.get("ignore_items", [])
-        _require(_texts(ignored), "ignore_items is no list of item codes")
         for name in ("workspaces", "regions"):
             _require(_texts(given.get(name, {}).values()), f"{name} must give a text for each id")
         regions = {name: region for region, name in _published_regions().items()}
@@ -180,8 +184,8 @@ def read_bill(spark: SparkSession, path: str, file_format: Optional[str] = None)
     kind = kind or ("csv" if path.lower().rstrip("/").endswith(".csv") else "parquet")
     try:
         if kind == "json":
-            files = spark.read.text(path, wholetext=True).collect()
-            return _rows_of_json(spark, path, [str(row[0]) for row in files])
+            files = spark.read.text(path, wholetext=True).select(F.input_file_name(), "value").collect()
+            return _rows_of_json(spark, path, [(str(name), str(text)) for name, text in files])
         if kind == "csv":
             reader = spark.read.options(header=True, escape='"', multiLine=True, mode="FAILFAST")
             # files whose headers differ are not read by position
@@ -226,18 +230,16 @@ def provider_bill(bill: DataFrame, mapping: BillMapping) -> DataFrame:
     end = F.timestamp_seconds(period_end(seconds, mapping.grain))
     numbers = {n: _number(n, types[n]) for n in ("quantity", "price", "amount", "discount", "vouchers") if n in types}
     unit = _translated(F.col("unit").cast("string"), {n: str(t) for n, t in mapping.units.items()}, None).cast("bigint")
-    item = F.lit(None).cast("string")
+    item = (F.col("item") if "item" in types else F.lit(None)).cast("string")
     columns: dict[str, Column] = {"period_start": start, "period_end": end}
     for name in mapping.dimensions:
         if name in _ITEM and mapping.items:
             of_code = {code: each[name] for code, each in mapping.items.items()}
-            columns[name] = _translated(F.col("item").cast("string"), of_code, None)
+            columns[name] = _translated(item, of_code, None)
         else:
             known = {"workspace_id": mapping.workspaces, "region": mapping.regions}.get(name, {})
             text = F.col(name).cast("string")
             columns[name] = _translated(text, known, text)
-    if mapping.items:
-        item = F.col("item").cast("string")
     if "quantity" in types:
         columns["tokens"] = numbers["quantity"].cast("decimal(27,9)") * unit.cast("decimal(10,0)")
     if "price" in numbers:
@@ -247,7 +249,9 @@ def provider_bill(bill: DataFrame, mapping: BillMapping) -> DataFrame:
         columns[name] = F.coalesce(numbers[name], F.lit(0).cast(_WIDE)) if name in types else F.lit(0).cast(_WIDE)
     columns["currency"] = F.col("currency").cast("string")
 
-    kept = raw if not mapping.items else raw.filter(~F.coalesce(item.isin(list(mapping.ignore_items)), F.lit(False)))
+    kept = raw
+    if mapping.ignore_items:
+        kept = raw.filter(~F.coalesce(item.isin(list(mapping.ignore_items)), F.lit(False)))
     problem = _problem(mapping, columns, numbers, item, unit)
     _refuse(kept.select(problem.alias("problem"), "shown"))
     fields = [field for field in PROVIDER_BILL.fields if field.name in columns]
@@ -297,7 +301,8 @@ def _published_regions() -> dict[str, str]:
 
 
 def _texts(values: Any) -> bool:
-    return not isinstance(values, str) and all(isinstance(value, str) and value for value in values)
+    several = isinstance(values, Iterable) and not isinstance(values, (str, Mapping))
+    return several and all(isinstance(value, str) and value for value in values)
 
 
 def _require(holds: bool, otherwise: str) -> None:
@@ -313,15 +318,24 @@ def _require_known(what: str, given: Mapping[str, Any], known: Sequence[str]) ->
 # --- the bill ------------------------------------------------------------------------------------------------------
 
 
-def _rows_of_json(spark: SparkSession, path: str, texts: Sequence[str]) -> DataFrame:
+def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str]]) -> DataFrame:
     """Rows as text: one after the other, in a list, or in the pages that DescribeInstanceBill gives."""
-    rows = [row for text in texts for document in _documents(path, text) for row in _items_of(document)]
+    rows: list[Any] = []
+    pages: list[_Page] = []
+    for name, text in files:
+        for at, document in enumerate(_documents(path, text), start=1):
+            found = _items_of(document)
+            rows += found
+            data = _page_data(document)
+            if data is not None:
+                pages.append(_Page(name if at == 1 else f"{name} (its document {at})", data, found))
     for row in rows:
         if not isinstance(row, dict):
             raise ProviderBillError(f"the provider's bill {path!r} has {row!r} where a row was needed")
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         raise ProviderBillError(f"the provider's bill {path!r} has no row")
+    _require_each_page_once(path, pages)
     schema = ", ".join("`" + name.replace("`", "``") + "` string" for name in names)
     return spark.createDataFrame([tuple(_text(row.get(name)) for name in names) for row in rows], schema)
 
@@ -344,13 +358,82 @@ def _documents(path: str, text: str) -> Iterator[Any]:
 def _items_of(document: Any) -> list[Any]:
     if isinstance(document, list):
         return document
-    data = document.get("Data") if isinstance(document, dict) else None
-    if not isinstance(data, dict) or "Items" not in data:
+    data = _page_data(document)
+    if data is None:
         return [document]
     items = data["Items"]
-    items = items.get("Item", []) if isinstance(items, dict) else items or []
+    items = items.get("Item") if isinstance(items, dict) else items
+    items = [] if items is None else items if isinstance(items, list) else [items]
     # a monthly bill says its month once, above its rows
     return [{"BillingCycle": data.get("BillingCycle"), **item} if isinstance(item, dict) else item for item in items]
+
+
+def _page_data(document: Any) -> Optional[dict[str, Any]]:
+    """What a page of DescribeInstanceBill has around its rows; None if it is no such page."""
+    data = document.get("Data") if isinstance(document, dict) else None
+    return data if isinstance(data, dict) and "Items" in data else None
+
+
+@dataclass(frozen=True)
+class _Page:
+    name: str
+    data: Mapping[str, Any]
+    rows: Sequence[Mapping[str, Any]]
+
+    @property
+    def total(self) -> Optional[int]:
+        """How many rows all pages of its query have; None if it does not say."""
+        text = str(self.data.get("TotalCount"))
+        return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
+
+
+def _require_each_page_once(path: str, pages: Sequence[_Page]) -> None:
+    """A page that is missing would look like a saving, one that is there twice like a loss."""
+    seen: dict[str, str] = {}
+    for page in pages:
+        if page.rows:
+            first = seen.setdefault(json.dumps(page.rows, sort_keys=True, default=str), page.name)
+            if first != page.name:
+                raise ProviderBillError(
+                    f"the provider's bill {path!r} has the same page twice: {first} and {page.name}; leave one out"
+                )
+    cycles: dict[tuple[str, str], list[_Page]] = {}
+    for page in pages:
+        of_whom = (str(page.data.get("BillingCycle")), str(page.data.get("AccountID")))
+        cycles.setdefault(of_whom, []).append(page)
+    for (cycle, _), of_cycle in cycles.items():
+        whole = _counted(of_cycle)
+        if whole is not None and whole[0] == whole[1]:
+            continue
+        for query in _queries(of_cycle):
+            counted = _counted(query)
+            if counted is not None and counted[0] != counted[1]:
+                day = query[0].rows[0].get("BillingDate") if query[0].rows else None
+                of = printable(str(day or cycle))
+                raise ProviderBillError(
+                    f"the provider's bill {path!r} has {counted[1]:,} rows of {of}, but TotalCount in its "
+                    f"pages is {counted[0]:,}; give every page once, down to the last, which has no NextToken"
+                )
+
+
+def _queries(pages: Sequence[_Page]) -> list[list[_Page]]:
+    """The pages of a month by the query that gave them: a daily bill can be asked for day by day, each day with a
+    TotalCount of its own."""
+    days: dict[str, list[_Page]] = {}
+    for page in pages:
+        of_page = {str(row.get("BillingDate")) for row in page.rows}
+        if len(of_page) > 1:
+            return [list(pages)]
+        for day in of_page:
+            days.setdefault(day, []).append(page)
+    return list(days.values()) or [list(pages)]
+
+
+def _counted(pages: Sequence[_Page]) -> Optional[tuple[int, int]]:
+    """How many rows pages say that there are, and how many they have; None if they do not all say the same."""
+    totals = {page.total for page in pages}
+    total = totals.pop()
+    return None if totals or total is None else (total, sum(len(page.rows) for page in pages))
 
 
 def _text(value: Any) -> Optional[str]:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Optional
 
-from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from spark_billing.amounts import add, subtract
 from spark_billing.calls import billing_date
 from spark_billing.errors import ProviderBillError, TotalsError
 from spark_billing.hours import hour_label
@@ -122,7 +123,7 @@ class Comparison:
 
     @property
     def difference(self) -> Decimal:
-        return self.provider - self.ours
+        return subtract(self.provider, self.ours)
 
     @property
     def explained(self) -> bool:
@@ -152,8 +153,8 @@ def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, gra
     )
     found = {row["cause"]: (row["rows"], row["difference"]) for row in by_cause}
     causes = [(cause, *found[cause]) for cause in CAUSES if cause in found]
-    explained = sum((difference for _, _, difference in causes), Decimal(0))
-    total = theirs["amount"] - ours["amount"]
+    explained = add(*(difference for _, _, difference in causes))
+    total = subtract(theirs["amount"], ours["amount"])
     if explained != total:
         raise TotalsError(
             f"the differences add up to {money(explained)}, but the totals differ by {money(total)}; "
@@ -351,6 +352,7 @@ def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int
             "differs": ~(((difference == 0) & as_many & both) | nothing_due),
             "rounded": both & as_many & within & (difference != 0),
             "at_our_prices": F.coalesce(at_our_prices, F.lit(True)),
+            "price_known": at_our_prices.isNotNull(),
         }
     )
 
@@ -366,11 +368,7 @@ def _moved_between_tiers(cells: DataFrame, dimensions: Sequence[str]) -> DataFra
     candidate = ~F.col("rounded") & ~F.col("by_other_k") & (F.col("more_tokens") != 0)
     cells = cells.withColumn("candidate", F.coalesce(candidate, F.lit(False)))
     others = Window.partitionBy("candidate", "start", *(name for name in dimensions if name != "tier"))
-    moved = (
-        (F.count(F.lit(1)).over(others) > 1)
-        & (F.sum("more_tokens").over(others) == 0)
-        & F.min("at_our_prices").over(others)
-    )
+    moved = _come_to_nothing("more_tokens", others) & F.min("at_our_prices").over(others)
     return cells.withColumn("tier_moved", F.col("candidate") & F.coalesce(moved, F.lit(False)))
 
 
@@ -402,8 +400,19 @@ def _moved_in_time(cells: DataFrame, dimensions: Sequence[str], grain: str, has_
     moved = F.lit(False)
     for name in runs:
         run = Window.partitionBy("candidate", *dimensions, "island", name)
-        moved |= (F.sum("moved_by").over(run) == 0) & (F.count(F.lit(1)).over(run) > 1)
+        moved |= _come_to_nothing("moved_by", run)
     return cells.withColumn("in_time", F.col("candidate") & F.coalesce(moved, F.lit(False)))
+
+
+def _come_to_nothing(moved_by: str, rows: WindowSpec) -> Column:
+    """Whether what some cells have more is what the others have less.
+
+    Where a price is unknown, equal tokens may have any amount: there the money must come to nothing too.
+    """
+    money = F.sum("difference").over(rows)
+    paid = (money == 0) | (F.abs(money) < F.sum("tolerance").over(rows))
+    moved = (F.count(F.lit(1)).over(rows) > 1) & (F.sum(moved_by).over(rows) == 0)
+    return moved & (F.min("price_known").over(rows) | paid)
 
 
 def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:

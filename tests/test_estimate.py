@@ -436,3 +436,16 @@ def test_the_ratios_need_neither_numpy_nor_pandas_nor_pyarrow(tmp_path, reviews)
     assert result.returncode == 0, result.stderr
     assert "0.018166" in result.stdout
     assert "pip install 'spark_billing[tokenizer]'" in result.stderr
+
+
+def test_a_sample_too_small_to_have_a_row(spark, usd):
+    """10^5000 has more digits than Python writes."""
+    frame = spark.range(3).selectExpr("string(id) AS p")
+    hangzhou = {"model": "qwen-plus", "region": "cn-hangzhou"}
+    for one_in, words in (
+        (10**5000, "less than one in 1,000,000,000 rows"),
+        (10**9 + 1, "less than one in 1,000,000,000 rows"),
+        (10**9, "one in 1,000,000,000 rows has no row"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            estimate_calls(frame, text="p", output_tokens=50, prices=usd, one_in=one_in, **hangzhou)

@@ -7,7 +7,14 @@ from decimal import Decimal
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing import BillMapping, ProviderBillError, provider_bill, read_bill, reconcile, to_focus
+from spark_billing import (
+    BillMapping,
+    ProviderBillError,
+    provider_bill,
+    read_bill,
+    reconcile,
+    to_focus,
+)
 from spark_billing.commands.reconcile import reconcile_bill
 from spark_billing.reconciliation import CAUSES, summarize, told
 from spark_billing.schemas import BILL_LINES
@@ -193,6 +200,46 @@ def test_hours_and_a_bill_without_quantities(spark, usd):
     ]
 
 
+NEXT_DAY = {"day": "2026-04-09"}
+DEARER = {"code": "qwen_input_128K-256K"}
+UNPRICED = {
+    # with no model the list has no price for what the provider bills alone: the provider's rows, and the differences
+    "another amount a day later": ([("1000", "500.00", NEXT_DAY)],
+                                   [("missing_at_provider", "-0.138"), ("missing_in_usage", "500")]),
+    "the amount a day later": ([("1000", "0.138", NEXT_DAY)], [("timing", "-0.138"), ("timing", "0.138")]),
+    "less than 10^-10 off": ([("1000", "0.13800000009", NEXT_DAY)],
+                             [("timing", "-0.138"), ("timing", "0.13800000009")]),
+    "10^-10 off": ([("1000", "0.1380000001", NEXT_DAY)],
+                   [("missing_at_provider", "-0.138"), ("missing_in_usage", "0.1380000001")]),
+    "two rows, so less than 2 x 10^-10 off": (
+        [("400", "0.0552", NEXT_DAY), ("600", "0.0828000001", NEXT_DAY)],
+        [("timing", "-0.138"), ("timing", "0.1380000001")],
+    ),
+    # 900,000 of ours are 0.1242
+    "another amount for a part": ([("900", "0.1242"), ("100", "500", NEXT_DAY)],
+                                  [("missing_in_usage", "500"), ("quantity_differs", "-0.0138")]),
+    "another amount in another tier": ([("1000", "500.00", DEARER)],
+                                       [("missing_at_provider", "-0.138"), ("missing_in_usage", "500")]),
+    "the amount in another tier": ([("1000", "0.138", DEARER)],
+                                   [("tier_differs", "-0.138"), ("tier_differs", "0.138")]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("without", ["model", None])
+def test_equal_tokens_of_unknown_price_need_equal_amounts(spark, usd, without):
+    """In a comparison without models, and (None) for a model that the list does not have."""
+    model = "qwen-plus" if without else "qwen-own"
+    mapping = {**MAPPING, "items": {code: {**item, "model": model} for code, item in MAPPING["items"].items()},
+               "without": [without] if without else []}  # fmt: skip
+    lines = our(spark, *((name, MILLION) for name in UNPRICED)).withColumn("model", F.lit(model))
+    provider = theirs(spark, *((name, *row) for name, (rows, _) in UNPRICED.items() for row in rows), mapping=mapping)
+    found = {name: [] for name in UNPRICED}
+    for row in reconcile(lines, provider, prices=usd, grain="day").collect():
+        found[row["workspace_id"]].append((row["cause"], row["difference"]))
+    for name, (_, expected) in UNPRICED.items():
+        assert sorted(found[name]) == sorted((cause, Decimal(amount)) for cause, amount in expected), name
+
+
 def test_tolerated_tokens(spark, usd):
     lines, provider = our(spark, ("w-a", {"tokens": 1_000_400})), theirs(spark, ("w-a", "1000", "0.138"))
     for tolerance, cause in ((0, "quantity_differs"), (400, "rounding")):
@@ -236,12 +283,28 @@ def test_items_of_other_products_are_left_out(spark):
     assert theirs(spark, ("w-a", "12", "3.5", {"code": "spark_cu", "unit": "CU"})).count() == 0
 
 
+def test_items_of_other_products_are_left_out_where_columns_tell_the_model(spark):
+    columns = {"model": "'qwen-plus'", "token_type": "'input'"}
+    mapping = {**{name: value for name, value in MAPPING.items() if name != "items"}, "columns": columns}
+    rows = [("w-a", "1000", "0.138"), ("w-b", "12", "3.5", {"code": "spark_cu", "unit": "CU"}),
+            ("w-c", "500", "0.069", {"code": None})]  # fmt: skip
+    found = theirs(spark, *rows, mapping=mapping).orderBy("workspace_id").collect()
+    assert [(row["workspace_id"], row["model"], row["tokens"], row["amount"]) for row in found] == [
+        ("w-a", "qwen-plus", 1_000_000, Decimal("0.138")),
+        ("w-c", "qwen-plus", 500_000, Decimal("0.069")),
+    ]
+    table = {"grain": "day", "columns": {"period": "day", "amount": "usd", "currency": "'USD'"}}
+    with pytest.raises(ProviderBillError, match="columns: item is missing: the column with the codes of ignore_items"):
+        BillMapping.of({**table, "ignore_items": ["spark_cu"]})
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"grain": "week"}, "grain is 'week'"),
         ({"grian": "day"}, "unknown key 'grian'"),
         ({"layout": "excel"}, "layout is 'excel'"),
+        ({"layout": ["focus"]}, "layout is ..focus"),
         ({"columns": {"cost": "x"}}, "unknown column 'cost'"),
         ({"items": {}}, "items is missing"),
         ({"items": {"a": {"model": "m"}, "b": {"tier": "t"}}}, "each must tell the same"),
@@ -249,7 +312,10 @@ def test_items_of_other_products_are_left_out(spark):
         ({"units": {"1K": 1024}}, "1K is 1024 tokens"),
         ({"units": {"1K": True}}, "1K is True tokens"),
         ({"without": ["amount"]}, "without may name"),
+        ({"without": 5}, "without may name"),
         ({"ignore_items": "a"}, "ignore_items is no list"),
+        ({"ignore_items": 5}, "ignore_items is no list"),
+        ({"ignore_items": {"a": 1}}, "ignore_items is no list"),
         ({"columns": {"model": "ProductName"}}, "leave one of them out"),
     ],
 )
@@ -284,6 +350,63 @@ def test_json_pages_lists_and_lines(spark, tmp_path):
     for path, words in ((tmp_path / "bad.json", "is not JSON"), (tmp_path / "none.csv", "cannot read")):
         with pytest.raises(ProviderBillError, match=words):
             read_bill(spark, str(path))
+
+
+def pages(folder, *pages, cycle="2026-04"):
+    """Pages of DescribeInstanceBill, one in a file: (TotalCount, the days of its rows, and the amount of the first)."""
+    folder.mkdir()
+    for number, (total, days, amount) in enumerate(pages):
+        items = [{"BillingDate": day, "PretaxGrossAmount": str(amount + at)} for at, day in enumerate(days)]
+        data = {"BillingCycle": cycle, "TotalCount": total, "Items": items}
+        (folder / f"page-{number}.json").write_text(json.dumps({"Data": data}))
+    return f"{folder}/*.json"
+
+
+def test_every_page_is_there_once(spark, tmp_path):
+    def count(*given):
+        return read_bill(spark, pages(tmp_path / str(len(list(tmp_path.iterdir()))), *given)).count()
+
+    day, other = "2026-04-08", "2026-04-09"
+    assert count((3, [day, other], 1), (3, [other], 7)) == 3
+    assert count((3, [day], 1), (3, [day], 2), ("3", [other], 7)) == 3
+    assert count((None, [day, day], 1), (None, [day], 7)) == 3
+    assert count((5, [day, other], 1), (4, [other], 7)) == 3  # two queries, of which nothing is known
+    assert count((2, [day, day], 1), (2, [other, other], 7)) == 4  # asked for day by day
+    assert count((3, [day, day], 1), (3, [day], 7), (1, [other], 9), (0, [], 0)) == 4
+    for given, words in (
+        ([(3, [day, other], 1)], "has 2 rows of 2026-04-08, but TotalCount in its pages is 3"),
+        ([(5, [day, other], 1), (5, [other, other], 7)], "has 4 rows of 2026-04-08, but TotalCount in its pages is 5"),
+        ([(4, [day, day], 1), (1, [other], 7)], "has 2 rows of 2026-04-08, but TotalCount in its pages is 4"),
+        ([(1, [day, day], 1)], "has 2 rows of 2026-04-08, but TotalCount in its pages is 1"),
+        ([(4, [day], 1), (4, [other, other], 7), (4, [day], 1)], "same page twice: .*page-[02].json and .*page-[02]"),
+        ([(None, [day], 1), (None, [other], 7), (None, [day], 1)], "same page twice: .*page-[02].json and .*page-[02]"),
+    ):
+        with pytest.raises(ProviderBillError, match=words):
+            count(*given)
+
+
+def test_pages_in_one_file(spark, tmp_path):
+    """Each month has its own TotalCount, two months may have the same row, and rows that are the same are two rows."""
+    item = {"InstanceID": "w-a", "PretaxGrossAmount": "0.138"}
+
+    def page(cycle, items):
+        return json.dumps({"Data": {"BillingCycle": cycle, "TotalCount": 2, "Items": items}})
+
+    bill = tmp_path / "bill.json"
+    bill.write_text(page("2026-04", {"Item": [item, item]}) + page("2026-05", {"Item": [item, item]}))
+    assert [row["BillingCycle"] for row in read_bill(spark, str(bill)).collect()] == ["2026-04"] * 2 + ["2026-05"] * 2
+    bill.write_text(page("2026-04", [item, item]) + page("2026-04", {"Item": None}))
+    assert read_bill(spark, str(bill)).count() == 2
+    bill.write_text(page("2026-04", [item]) + page("2026-05", [item, item]) + page("2026-04", [item]))
+    with pytest.raises(ProviderBillError, match=r"twice: .*bill\.json and .*bill\.json \(its document 3\)"):
+        read_bill(spark, str(bill))
+    bill.write_text(page("2026-04", [item]))
+    with pytest.raises(ProviderBillError, match="has 1 rows of 2026-04, but TotalCount in its pages is 2"):
+        read_bill(spark, str(bill))
+    for items, words in (({"Item": None}, "has no row"), (None, "has no row"), ({"Item": 5}, "has 5 where a row")):
+        bill.write_text(json.dumps({"Data": {"Items": items}}))
+        with pytest.raises(ProviderBillError, match=words):
+            read_bill(spark, str(bill))
 
 
 def test_no_amount_comes_through_a_float(spark):

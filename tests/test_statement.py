@@ -10,7 +10,7 @@ from spark_billing import UsageError, monthly_statement
 from spark_billing.breakdown import Part, Sums, prove
 from spark_billing.commands.statement import statement_of_month
 from spark_billing.errors import TotalsError
-from spark_billing.hours import hour_label
+from spark_billing.hours import hour_label, instant_label, parse_instant
 from spark_billing.statement_files import statement_csv, statement_html
 from spark_billing.storage import Storage
 from tests.conftest import HOUR, ONE, call
@@ -223,6 +223,22 @@ def test_the_job(write, bill, tmp_path, capsys):
     assert "--month" in capsys.readouterr().err
     assert statement_of_month(asked[:4]) == 0  # as of now, which is long after
     assert "final, 2026-04-01T00 to 2026-05-01T00" in capsys.readouterr().out
+
+
+@pytest.mark.classic
+def test_as_of_an_instant_that_has_no_name_is_refused(write, bill, tmp_path, capsys):
+    """A day at each end of the calendar is kept free, as its hours may have no year of four digits in UTC+8."""
+    assert bill(write([call(1)]))[0] == 0
+    capsys.readouterr()
+    asked = ["--output", str(tmp_path / "out"), "--month", "2026-04", "--as-of"]
+    for text in ("9999-12-31T23:59:59Z", "9999-12-31T00:00Z", "0001-01-01T23:59:59Z", "0001-01-01T00:00+14:00"):
+        with pytest.raises(ValueError, match="calendar"):
+            parse_instant(text)
+        assert statement_of_month([*asked, text]) == 2
+        (said,) = capsys.readouterr().err.splitlines()
+        assert text in said
+    assert instant_label(parse_instant("9999-12-30T23:59:59Z")) == "9999-12-31T07:59:59+08:00"
+    assert instant_label(parse_instant("0001-01-02T00:00Z")) == "0001-01-02T08:00:00+08:00"
 
 
 @pytest.mark.classic
