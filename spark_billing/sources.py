@@ -102,7 +102,7 @@ def _read_csv(spark: SparkSession, location: str) -> DataFrame:
     whole = F.col(_CORRUPT).isNull()
     values = {name: F.col(quoted(name)) for name in names}
     # if only some lines end with CR LF, Spark leaves the CR with their last value
-    values[names[-1]] = F.regexp_replace(values[names[-1]], "\r$", "")
+    values.update({name: F.regexp_replace(values[name], "\r$", "") for name in names[-1:]})
     return rows.select(*(F.when(whole, value).alias(name) for name, value in values.items()), _CORRUPT)
 
 
