@@ -35,6 +35,7 @@ _USERS_ERRORS = re.compile(
 # Spark 3.5 has no condition for a file that it cannot read
 _UNREADABLE_FILE = re.compile(
     r"(?:Encountered error while reading file|Parquet column cannot be converted in file|CSV header does not conform|"
+    r"\S+ is not a Parquet file|Malformed ORC file|Not a valid ORC file|"
     r"Unexpected end of input stream|Unescaped quote character|Unexpected character '.' following quoted value)[^\n]*"
 )
 

@@ -104,7 +104,7 @@ def test_twenty_thousand_hostile_calls(spark, ansi, session_zone, currency, k):
     usage.unpersist()
 
 
-def test_a_million_calls(spark, usd):
+def test_a_million_calls(spark, usd, tmp_path):
     """The bill of a million generated calls, against the oracle call by call."""
     n = 1_000_000
     rng = random.Random(7)
@@ -142,12 +142,10 @@ def test_a_million_calls(spark, usd):
     import pandas as pd
 
     frame = pd.DataFrame(rows, columns=["workspace_id", "region", "model", "at", "input_tokens", "output_tokens"])
-    with_arrow = spark.conf.get("spark.sql.execution.arrow.pyspark.enabled")
-    spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", "true")
-    usage = spark.createDataFrame(frame).withColumns(
+    frame.to_parquet(tmp_path / "calls.parquet")
+    usage = spark.read.parquet(str(tmp_path / "calls.parquet")).withColumns(
         {"call_time": F.timestamp_seconds("at"), "request_id": F.monotonically_increasing_id().cast("string")}
     )
-    spark.conf.set("spark.sql.execution.arrow.pyspark.enabled", with_arrow)
     usage = usage.repartition(4).cache()
     checked = check_usage(usage, prices=usd)
     for pricing in ("native", "udf"):

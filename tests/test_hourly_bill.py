@@ -393,14 +393,24 @@ def test_a_price_list_by_uri(spark, write, bill, tmp_path):
         (["--usage-format", "table"], "cannot read the usage"),
     ],
 )
-def test_a_users_mistake_is_one_line_and_writes_nothing(write, bill, tmp_path, arguments, words):
-    code, out, err = bill(write([call(1)]), *arguments)
+def test_a_users_mistake_is_one_line_and_writes_nothing(spark, write, bill, tmp_path, arguments, words):
+    with setting(spark, "spark.sql.ansi.enabled", "true"):
+        code, out, err = bill(write([call(1)]), *arguments)
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
     assert "Traceback" not in err
     assert not (tmp_path / "out" / "ledger").exists()
     assert not (tmp_path / "out" / "bills").exists()
+
+
+@pytest.mark.parametrize("expression", ["cast('many' as int)", "input_tokens % 0"])
+def test_without_ansi_what_cannot_be_computed_is_rejected(spark, write, bill, tmp_path, expression):
+    with setting(spark, "spark.sql.ansi.enabled", "false"):
+        assert bill(write([call(1)]), "--column", f"input_tokens={expression}")[0] == 0
+    assert [r["reject_reason"] for r in rows(spark, tmp_path / "out", "rejected", "request_id")] == [
+        "invalid_input_tokens"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -492,7 +502,8 @@ def test_cluster_defaults_that_would_change_the_bill(spark, bill, tmp_path):
     assert rows(spark, tmp_path / "out", "bills")[0]["billing_hour"] == 9
     (path / "b.parquet").write_bytes(b"not parquet")
     with setting(spark, "spark.sql.files.ignoreCorruptFiles", "true"):
-        assert bill(str(path), "--call-time-zone", "Asia/Shanghai")[0] == 2
+        code, _, err = bill(str(path), "--call-time-zone", "Asia/Shanghai")
+        assert (code, "b.parquet" in err) == (2, True), err
     with setting(spark, "spark.sql.timestampType", "TIMESTAMP_NTZ"):
         assert bill(times_csv(tmp_path, "2026-04-08T01:00:00+08:00"), output="ntz")[0] == 0
     assert rows(spark, tmp_path / "ntz", "bills")[0]["billing_hour"] == 1

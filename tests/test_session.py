@@ -98,9 +98,8 @@ def test_settings_are_put_back(spark):
     from spark_billing.session import settings
 
     unset = "spark.sql.parquet.outputTimestampType"
-    before = spark.conf.get(unset)
-    with suppress(ZeroDivisionError), settings(spark, {unset: "TIMESTAMP_MILLIS", "spark.sql.ansi.enabled": "false"}):
-        assert spark.conf.get(unset) == "TIMESTAMP_MILLIS"
+    before = {name: spark.conf.get(name) for name in (unset, "spark.sql.shuffle.partitions")}
+    with suppress(ZeroDivisionError), settings(spark, {unset: "TIMESTAMP_MILLIS", "spark.sql.shuffle.partitions": "3"}):
+        assert [spark.conf.get(name) for name in before] == ["TIMESTAMP_MILLIS", "3"]
         _ = 1 / 0
-    assert spark.conf.get(unset) == before
-    assert spark.conf.get("spark.sql.ansi.enabled") == "true"
+    assert {name: spark.conf.get(name) for name in before} == before
