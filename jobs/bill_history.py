@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 try:
-    from spark_billing.commands.history import bill_history
+    from spark_billing.commands.bill_history import bill_history
 except ModuleNotFoundError as error:  # run from a checkout, without --py-files and not installed
     if error.name != "spark_billing":
         raise
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from spark_billing.commands.history import bill_history
+    from spark_billing.commands.bill_history import bill_history
 
 if __name__ == "__main__":
     raise SystemExit(bill_history())

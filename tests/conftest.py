@@ -19,9 +19,9 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_billing import PriceList
-from spark_billing.commands.bill import hourly_bill
-from spark_billing.schemas import TAGS, USAGE
-from spark_billing.session import LOG_SETTINGS, ensure_java, local_session
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core.schemas import TAGS, USAGE
+from spark_billing.core.session import LOG_SETTINGS, ensure_java, local_session
 from tests.oracle import COMMERCIAL_START
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, UsageError, bill_lines, check_usage, hourly_bills
-from spark_billing.price_list import MAX_TOKENS
-from spark_billing.schemas import BILL_LINES, BILLS
+from spark_billing.core.schemas import BILL_LINES, BILLS
+from spark_billing.prices.price_list import MAX_TOKENS
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
@@ -172,7 +172,7 @@ def test_grouping_by_tags(spark, usd, ansi):
 
 def test_sums_too_large_for_a_product_in_floats(spark, usd):
     """A billion calls' worth of tokens in one line: 2**53 + 1 tokens must not lose the 1."""
-    from spark_billing.bills import lines_of_sums
+    from spark_billing.bills.lines import lines_of_sums
 
     sums = spark.createDataFrame(
         [("w", 0, 2, None, 1, 2**53 + 1, 2**53 + 1)],

@@ -2,10 +2,10 @@
 
 import pytest
 
-from spark_billing.catalog import CatalogTables
-from spark_billing.commands.bill import hourly_bill
-from spark_billing.commands.history import bill_history
-from spark_billing.schemas import BILL_LINES, BILLS, LEDGER_LINES
+from spark_billing.commands.bill_history import bill_history
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core.schemas import BILL_LINES, BILLS, LEDGER_LINES
+from spark_billing.ledger.catalog import CatalogTables
 from tests.conftest import HOUR, ONE, call
 from tests.oracle import COMMERCIAL_START
 

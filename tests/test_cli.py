@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import spark_billing
-from spark_billing import cli
+from spark_billing.commands import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -16,7 +16,7 @@ def test_every_job_is_a_subcommand():
     assert sorted(command.job for command in cli.COMMANDS if command.job) == files
     assert len({command.name for command in cli.COMMANDS}) == len(cli.COMMANDS)
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    assert 'spark-billing = "spark_billing.cli:main"' in project
+    assert 'spark-billing = "spark_billing.commands.cli:main"' in project
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.name)

@@ -23,11 +23,13 @@ from hypothesis import HealthCheck, settings, stateful
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from spark_billing import PriceList, bill_lines, check_usage, hourly_bills, records, runs
+from spark_billing import PriceList, bill_lines, check_usage, hourly_bills
 from spark_billing.commands import bill as billing
-from spark_billing.ledger import net_lines
-from spark_billing.records import Ledger
-from spark_billing.storage import Storage
+from spark_billing.core.storage import Storage
+from spark_billing.ledger import records
+from spark_billing.ledger import run as runs
+from spark_billing.ledger.difference import net_lines
+from spark_billing.ledger.records import Ledger
 from tests.conftest import HOUR, call, usage_frame
 from tests.oracle import COMMERCIAL_START
 from tests.test_differential import hostile_calls

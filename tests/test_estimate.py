@@ -10,10 +10,10 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_billing import UsageError, estimate_calls, learn_output
-from spark_billing.commands.estimate import estimate as estimate_job
-from spark_billing.estimate import Figures
-from spark_billing.past_output import OutputPerInput
-from spark_billing.tokens import LEVELS, estimated_tokens
+from spark_billing.commands.estimate_cost import estimate as estimate_job
+from spark_billing.estimates.answers import OutputPerInput
+from spark_billing.estimates.estimate import Figures
+from spark_billing.estimates.token_ratios import LEVELS, estimated_tokens
 from tests import oracle
 from tests.conftest import call, setting, site_without, usage_frame
 from tests.oracle import COMMERCIAL_START, GROUP_1, GROUP_2
@@ -280,7 +280,7 @@ def words_for_tokens(spark, tmp_path):
         "        file.write(f'{os.getpid()}\\n')\n"
         "    return Words()\n"
     )
-    from spark_billing.tokenizer import load_tokenizer
+    from spark_billing.estimates.tokenizer import load_tokenizer
 
     before, loaded = list(sys.path), sys.modules.pop("dashscope", None)
     load_tokenizer.cache_clear()
@@ -308,7 +308,7 @@ def test_tokens_counted_by_a_tokenizer_loaded_once_per_worker(spark, usd, words_
 
 
 def test_without_the_tokenizer(spark, usd, monkeypatch):
-    from spark_billing.tokenizer import load_tokenizer
+    from spark_billing.estimates.tokenizer import load_tokenizer
 
     load_tokenizer.cache_clear()
     monkeypatch.setitem(sys.modules, "dashscope", None)
@@ -427,7 +427,7 @@ def test_the_ratios_need_neither_numpy_nor_pandas_nor_pyarrow(tmp_path, reviews)
     site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
     arguments = ["--prompts", reviews, "--text", "review", *PLACE, "--output-tokens", "50"]
     result = python(
-        "from spark_billing.commands.estimate import estimate\n"
+        "from spark_billing.commands.estimate_cost import estimate\n"
         f"assert estimate({arguments!r}) == 0\n"
         f"assert estimate({[*arguments, '--tokens', 'tokenizer']!r}) == 2\n",
         "-S",

@@ -11,10 +11,10 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing import UsageError, check_focus, ledger_lines, to_focus
 from spark_billing.commands import focus as job
-from spark_billing.commands.bill import hourly_bill
-from spark_billing.commands.focus import export_focus
-from spark_billing.focus_check import _row_rules, _time_rules
-from spark_billing.schemas import FOCUS, LEDGER_LINES
+from spark_billing.commands.export_focus import export_focus
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core.schemas import FOCUS, LEDGER_LINES
+from spark_billing.focus.rules import _row_rules, _time_rules
 from tests.conftest import ONE, call, usage_frame
 
 UTC8 = timezone(timedelta(hours=8))

@@ -6,7 +6,7 @@ from decimal import Decimal
 import pytest
 
 from spark_billing import PriceList, UsageError, bill_history, rerate
-from spark_billing.commands.history import bill_history as history_job
+from spark_billing.commands.bill_history import bill_history as history_job
 from spark_billing.commands.rerate import rerate as rerate_job
 from tests import oracle
 from tests.conftest import HOUR, ONE, call, usage_frame

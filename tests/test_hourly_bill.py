@@ -7,9 +7,12 @@ from decimal import Decimal
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing import hours, records, runs, staging
-from spark_billing.commands.bill import hourly_bill
-from spark_billing.schemas import BILL_LINES, BILLS
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core import hours
+from spark_billing.core.schemas import BILL_LINES, BILLS
+from spark_billing.ledger import files as staging
+from spark_billing.ledger import records
+from spark_billing.ledger import run as runs
 from tests.conftest import HOUR, ONE, call, files, record, rows, setting, usage_frame
 from tests.oracle import COMMERCIAL_START
 
@@ -254,7 +257,7 @@ def test_a_period_is_half_open_and_reaches_the_scan(spark, usd, write, bill, tmp
     assert record(tmp_path / "out")["totals"]["rows"] == {"read": 3, "billed": 2, "rejected": 1}
     assert record(tmp_path / "out")["period"] == {"from": "2026-04-08T00", "to": "2026-04-08T02"}
 
-    from spark_billing.calls import in_period
+    from spark_billing.usage.calls import in_period
 
     frame = spark.read.parquet(usage)
     start = int(COMMERCIAL_START.timestamp()) * 10**6

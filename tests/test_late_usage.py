@@ -7,7 +7,7 @@ from decimal import Decimal, localcontext
 
 import pytest
 
-from spark_billing.commands.bill import hourly_bill
+from spark_billing.commands.hourly_bill import hourly_bill
 from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 

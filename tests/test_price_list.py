@@ -65,7 +65,7 @@ def test_the_lists_are_complete():
 
 
 def test_the_csv_reads_like_the_published_page():
-    folder = resources.files("spark_billing").joinpath("price_lists")
+    folder = resources.files("spark_billing.prices").joinpath("lists")
     with folder.joinpath("emr-serverless-spark.USD.2026-03-19.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     first = {name: rows[0][name] for name in list(rows[0])[:10]}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_billing.commands.bill import hourly_bill
+from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.commands.statement import statement_of_month
 from tests.conftest import CALL, call, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spark_billing.commands.bill import hourly_bill
+from spark_billing.commands.hourly_bill import hourly_bill
 from tests.conftest import rows
 
 pytestmark = pytest.mark.classic

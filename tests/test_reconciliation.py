@@ -15,9 +15,9 @@ from spark_billing import (
     reconcile,
     to_focus,
 )
-from spark_billing.commands.reconcile import reconcile_bill
-from spark_billing.reconciliation import CAUSES, summarize, told
-from spark_billing.schemas import BILL_LINES
+from spark_billing.commands.reconcile_bill import reconcile_bill
+from spark_billing.core.schemas import BILL_LINES
+from spark_billing.provider.causes import CAUSES, summarize, told
 from tests.conftest import HOUR, call
 from tests.oracle import COMMERCIAL_START
 

@@ -6,11 +6,12 @@ import re
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing import check_usage, metering
-from spark_billing.bills import sum_calls
-from spark_billing.commands.bill import hourly_bill
-from spark_billing.repeats import find_settings, find_suspects
-from spark_billing.session import settings
+from spark_billing import check_usage
+from spark_billing.bills import metering
+from spark_billing.bills.lines import sum_calls
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core.session import settings
+from spark_billing.usage.repeats import find_settings, find_suspects
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 

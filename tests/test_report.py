@@ -11,14 +11,14 @@ from xml.etree import ElementTree
 import pytest
 
 from spark_billing import UsageError
-from spark_billing.breakdown import Part, Sums
-from spark_billing.charts import _fitting, bars
 from spark_billing.commands.report import report as report_job
-from spark_billing.errors import OutputError
-from spark_billing.estimates import Cause, Estimate, Reconciliation
-from spark_billing.hours import Period, parse_hour
-from spark_billing.report import Report, read_report
-from spark_billing.report_page import report_html
+from spark_billing.core.errors import OutputError
+from spark_billing.core.hours import Period, parse_hour
+from spark_billing.estimates.expected import Cause, Estimate, Reconciliation
+from spark_billing.reports.breakdown import Part, Sums
+from spark_billing.reports.charts import _fitting, bars
+from spark_billing.reports.report import Report, read_report
+from spark_billing.reports.report_page import report_html
 from tests.conftest import HOUR, call
 from tests.oracle import COMMERCIAL_START
 

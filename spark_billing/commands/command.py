@@ -14,8 +14,7 @@ from typing import NoReturn, Optional
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 
-import spark_billing
-from spark_billing.errors import (
+from spark_billing.core.errors import (
     LostRaceError,
     OutputError,
     PriceListError,
@@ -24,7 +23,8 @@ from spark_billing.errors import (
     SparkBillingError,
     UsageError,
 )
-from spark_billing.sources import spark_reason, users_error
+from spark_billing.core.version import __version__
+from spark_billing.usage.files import spark_reason, users_error
 
 DONE = 0
 FAILED = 1  # nothing half-written is ever taken for a bill
@@ -68,7 +68,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def add_version(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action="version", version=f"spark-billing {spark_billing.__version__}")
+    parser.add_argument("--version", action="version", version=f"spark-billing {__version__}")
 
 
 def _guarded(parser: argparse.ArgumentParser, run: Callable[[], int]) -> int:

@@ -6,7 +6,7 @@ import argparse
 
 from pyspark.sql import SparkSession
 
-from spark_billing.catalog import CatalogTables
+from spark_billing.ledger.catalog import CatalogTables
 
 
 def add_ledger_arguments(parser: argparse.ArgumentParser) -> None:

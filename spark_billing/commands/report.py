@@ -6,19 +6,19 @@ import argparse
 import re
 from typing import Optional
 
-from spark_billing.charts import require_matplotlib
+from spark_billing.commands.arguments import period_of
 from spark_billing.commands.command import DONE, Command, say
-from spark_billing.commands.file_argument import place_of, read_text, write_lines
+from spark_billing.commands.files import place_of, read_text, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
-from spark_billing.commands.usage_arguments import period_of
-from spark_billing.errors import UsageError
-from spark_billing.estimates import Estimate, Reconciliation
-from spark_billing.hours import Period, parse_month
-from spark_billing.report import read_report
-from spark_billing.report_page import report_html
-from spark_billing.runs import SESSION_SETTINGS
-from spark_billing.session import job_session, settings
-from spark_billing.text import money
+from spark_billing.core.errors import UsageError
+from spark_billing.core.hours import Period, parse_month
+from spark_billing.core.session import job_session, settings
+from spark_billing.core.text import money
+from spark_billing.estimates.expected import Estimate, Reconciliation
+from spark_billing.ledger.run import SESSION_SETTINGS
+from spark_billing.reports.charts import require_matplotlib
+from spark_billing.reports.report import read_report
+from spark_billing.reports.report_page import report_html
 
 _EXAMPLES = """
 examples:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from spark_billing import rerating
-from spark_billing.commands.command import DONE, Command, say
-from spark_billing.commands.usage_arguments import (
+from spark_billing.bills.metering import of_period
+from spark_billing.commands.arguments import (
     add_usage_arguments,
     columns_of,
     mapped_usage,
@@ -14,9 +13,10 @@ from spark_billing.commands.usage_arguments import (
     price_list_of,
     read_prices,
 )
-from spark_billing.metering import of_period
-from spark_billing.session import job_session
-from spark_billing.sources import ROW
+from spark_billing.commands.command import DONE, Command, say
+from spark_billing.core.session import job_session
+from spark_billing.estimates import rerating
+from spark_billing.usage.files import ROW
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

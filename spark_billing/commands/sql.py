@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
+from spark_billing.commands.arguments import add_price_arguments, price_list_of
 from spark_billing.commands.command import DONE, Command, say
-from spark_billing.commands.usage_arguments import add_price_arguments, price_list_of
-from spark_billing.sql_functions import sql_function_ddl
+from spark_billing.prices.sql_functions import sql_function_ddl
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

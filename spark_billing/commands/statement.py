@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterable
 
 from spark_billing.commands.command import DONE, Command, say
-from spark_billing.commands.file_argument import place_of, say_lines, write_lines
+from spark_billing.commands.files import place_of, say_lines, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
-from spark_billing.errors import UsageError
-from spark_billing.history import ledger_lines
-from spark_billing.hours import hour_label, parse_month
-from spark_billing.runs import SESSION_SETTINGS
-from spark_billing.session import job_session, settings
-from spark_billing.statement import SETTLED_AFTER, Statement, monthly_statement
-from spark_billing.statement_files import statement_csv, statement_html
-from spark_billing.text import money
+from spark_billing.core.errors import UsageError
+from spark_billing.core.hours import hour_label, parse_month
+from spark_billing.core.session import job_session, settings
+from spark_billing.core.text import money
+from spark_billing.ledger.reading import ledger_lines
+from spark_billing.ledger.run import SESSION_SETTINGS
+from spark_billing.reports.statement import SETTLED_AFTER, Statement, monthly_statement
+from spark_billing.reports.statement_files import statement_csv, statement_html
 
 _FORMATS = ("text", "csv", "html")
 

@@ -22,10 +22,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType
 
 from spark_billing import PriceList, hourly_bills, model_call_cost, price_calls
-from spark_billing.bills import Pricing, lines_of_sums, merge_sums, rate_groups, sum_calls
-from spark_billing.price_list import MAX_TOKENS
-from spark_billing.repeats import find_settings, find_suspects
-from spark_billing.session import local_session, settings
+from spark_billing.bills.lines import Pricing, lines_of_sums, merge_sums, rate_groups, sum_calls
+from spark_billing.core.session import local_session, settings
+from spark_billing.prices.price_list import MAX_TOKENS
+from spark_billing.usage.repeats import find_settings, find_suspects
 from tests.benchmarks.generate import generated
 from tests.benchmarks.one_machine import CORES, duckdb_bills, polars_bills
 from tests.benchmarks.rounds import ratio, report, spread

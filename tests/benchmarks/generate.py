@@ -15,7 +15,7 @@ from pathlib import Path
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.session import local_session
+from spark_billing.core.session import local_session
 
 WORKSPACES = 1_000
 DAY = 1_775_606_400  # 2026-04-08T08:00+08:00 in epoch seconds: commercial billing has started

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from spark_billing import PriceList
-from spark_billing.session import local_session
+from spark_billing.core.session import local_session
 from tests.benchmarks.bills import Contest, answer
 from tests.benchmarks.fresh import GIB, family, fresh, in_gib, memory
 from tests.benchmarks.generate import generated

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from spark_billing import PriceList
-from spark_billing.commands.bill import bill
-from spark_billing.session import local_session
+from spark_billing.commands.hourly_bill import bill
+from spark_billing.core.session import local_session
 from tests.benchmarks.bills import FLOOR, Contest, run
 from tests.benchmarks.generate import generated
 from tests.benchmarks.one_machine import CORES

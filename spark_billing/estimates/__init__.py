@@ -1,0 +1,1 @@
+"""What it would cost: before a run, or under another price list."""

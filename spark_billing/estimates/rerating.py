@@ -1,0 +1,119 @@
+"""The same usage under another price list, or under the other reading of K: what would change, without writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_billing.core.errors import PriceListError
+from spark_billing.core.schemas import AMOUNT, COST
+from spark_billing.core.text import money, printable, table
+from spark_billing.prices.price_list import PriceList
+from spark_billing.prices.price_rows import cost_of
+from spark_billing.usage.calls import BILLED_BY, typed_calls
+from spark_billing.usage.checks import check_usage, countable, rate_calls
+
+_SHOWN = 10  # workspaces and models in the printed comparison
+
+
+def rerate(usage: DataFrame, *, prices: PriceList, other: PriceList, duplicates: bool = True) -> DataFrame:
+    """What the calls cost by `prices` and by `other`, per workspace and model.
+
+    Columns: `workspace_id, model, requests` (billed by either), `amount, other_amount` (of what each can bill),
+    `difference` (other - amount), and the calls that the lists treat differently: `moved_requests` are in another
+    tier, `moved_difference` is what these add to the difference; `only_here` and `only_there` are billed by one of the
+    two alone. Both lists must be of one currency (`PriceListError`). With `duplicates` (then ids are needed),
+    repeats are left out as `check_usage` finds them under `prices`.
+
+    Examples
+    --------
+    >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
+    >>> other = PriceList.bundled("emr-serverless-spark", currency="USD", tokens_per_k=1024)
+    >>> rerate(usage, prices=prices, other=other).select("workspace_id", "requests", "difference").show()
+    +------------+--------+--------------+
+    |workspace_id|requests|    difference|
+    +------------+--------+--------------+
+    |         w-1|       1|0.000000000000|
+    +------------+--------+--------------+
+    """
+    if prices.currency != other.currency:
+        raise PriceListError(f"the lists are in {prices.currency} and {other.currency}; prices are never converted")
+    if duplicates:
+        repeats = F.col("reject_reason").isin("missing_request_id", "duplicate_request", "conflicting_request")
+        checked = check_usage(usage, prices=prices)
+        usage = checked.filter(~F.coalesce(repeats, F.lit(False))).drop("reject_reason")
+    calls = typed_calls(usage, BILLED_BY).drop("source")
+    found = ("price_row", "price_reject", "input_nano", "output_nano", "price_id", "tier", "reject")
+    first = rate_calls(calls, prices, BILLED_BY)
+    first = first.withColumnsRenamed({name: f"first_{name}" for name in found})
+    both = rate_calls(first, other, BILLED_BY)
+
+    tokens = {kind: countable(F.col(f"{kind}_tokens")) for kind in ("input", "output")}
+
+    def cost(prefix: str) -> Column:
+        pico = tokens["input"] * F.col(f"{prefix}input_nano") + tokens["output"] * F.col(f"{prefix}output_nano")
+        return F.when(F.col(f"{prefix}reject").isNull(), cost_of(pico)).otherwise(F.lit(0).cast(COST))
+
+    here, there = F.col("first_reject").isNull(), F.col("reject").isNull()
+    costs = both.filter(here | there).select(
+        "workspace_id",
+        "model",
+        cost("first_").alias("amount"),
+        cost("").alias("other_amount"),
+        # of each call: after the sums, the difference of two decimal(38,12) would lose its last digit
+        (cost("") - cost("first_")).alias("difference"),
+        (here & there & (F.col("first_tier") != F.col("tier"))).alias("moved"),
+        (here & ~there).alias("only_here"),
+        (there & ~here).alias("only_there"),
+    )
+
+    def count(kind: str, name: str) -> Column:
+        return F.count(F.when(F.col(kind), 1)).alias(name)
+
+    def sum_of(name: str, alias: str, kind: Optional[str] = None) -> Column:
+        amount = F.col(name) if kind is None else F.when(F.col(kind), F.col(name)).otherwise(F.lit(0).cast(COST))
+        return F.sum(amount).cast(AMOUNT).alias(alias)
+
+    return (
+        costs.groupBy("workspace_id", "model")
+        .agg(
+            F.count(F.lit(1)).alias("requests"),
+            sum_of("amount", "amount"),
+            sum_of("other_amount", "other_amount"),
+            sum_of("difference", "difference"),
+            count("moved", "moved_requests"),
+            sum_of("difference", "moved_difference", "moved"),
+            count("only_here", "only_here"),
+            count("only_there", "only_there"),
+        )
+        .orderBy("workspace_id", "model")
+    )
+
+
+def told(changes: DataFrame, prices: PriceList, other: PriceList) -> Iterator[str]:
+    """The comparison as a person reads it: the workspaces that it changes most, and the sum of all."""
+    sums = ("requests", "moved_requests", "only_here", "only_there", "amount", "other_amount", "difference")
+    row = changes.agg(*(F.sum(name).alias(name) for name in (*sums, "moved_difference"))).collect()[0]
+    if not row["requests"]:
+        yield "No call can be billed by either list."
+        return
+    currency = prices.currency
+    yield f"Prices now: {prices}"
+    yield f"The others: {other}"
+    yield ""
+    most = changes.orderBy(F.abs("difference").desc(), "workspace_id", "model").limit(_SHOWN).collect()
+    cells: list[tuple[str, ...]] = [
+        ("workspace and model", "calls", "in another tier", f"{currency} now", f"{currency} then", "difference")
+    ]
+    for name, of in [*((f"{printable(r['workspace_id'])} {printable(r['model'])}", r) for r in most), ("all", row)]:
+        counts = (f"{of['requests']:,}", f"{of['moved_requests']:,}")
+        cells.append((name, *counts, *(money(of[n]) for n in ("amount", "other_amount", "difference"))))
+    yield from table(cells)
+    yield ""
+    yield (
+        f"{row['moved_requests']:,} calls are in another tier, which makes {money(row['moved_difference'])} {currency} "
+        f"of the difference; {row['only_here']:,} calls are billed only now, {row['only_there']:,} only then."
+    )

@@ -1,0 +1,1 @@
+"""The ledger as rows of FOCUS, the FinOps Open Cost and Usage Specification."""

@@ -1,0 +1,91 @@
+"""Calls with rivals: the same request id with other content. When one comes to light, the bill of a call may move to
+another hour or become lower, and nobody has withdrawn anything.
+
+What explains a change is only what is new since the last run, so each run's record keeps the conflicts that it found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Optional
+
+from pyspark.sql import DataFrame, Window
+from pyspark.sql import functions as F
+
+from spark_billing.core.hours import hour_label, parse_hour
+from spark_billing.core.schemas import AMOUNT, SECONDS_PER_HOUR
+from spark_billing.prices.price_rows import REASON_CODE, cost_of, literal_rows
+from spark_billing.usage.checks import countable
+
+_MEASURES = ("requests", "input_tokens", "output_tokens", "amount")
+_STANDING = (
+    "workspace_id string, period_start bigint, region string, model string, rejected boolean, "
+    f"billed_at bigint, requests bigint, input_tokens bigint, output_tokens bigint, amount {AMOUNT.simpleString()}"
+)
+_AS_SECONDS = ("period_start", "billed_at")
+_KEPT = 1000  # rows of conflicts in one record
+
+
+def conflicting_calls(checked: DataFrame) -> DataFrame:
+    """The calls that have a rival of the same id with other content, billed (`rejected` false) or not, counted by
+    workspace, hour, region, model and the hour of the copy that is billed: what explains why a bill moves when another
+    copy comes to light."""
+    conflict = F.col("reject") == REASON_CODE["conflicting_request"]
+    ids = checked.filter(conflict).select("workspace_id", "request_id").distinct()
+    rivals = checked.filter(F.col("reject").isNull() | conflict).join(ids, ["workspace_id", "request_id"], "left_semi")
+    seconds = F.unix_seconds("call_time")
+    tokens = {name: countable(F.col(f"{name}_tokens")) for name in ("input", "output")}
+    cost = cost_of(tokens["input"] * F.col("input_nano") + tokens["output"] * F.col("output_nano"))
+    hour = F.timestamp_seconds(seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR)))
+    of_billed = F.max(F.when(F.col("reject").isNull(), hour))
+    copies = Window.partitionBy("workspace_id", "request_id")
+    by = {"period_start": hour, "rejected": F.col("reject").isNotNull(), "billed_at": of_billed.over(copies)}
+    names = ("workspace_id", "period_start", "region", "model", "rejected", "billed_at")
+    return (
+        rivals.withColumns(by)
+        .groupBy(*names)
+        .agg(
+            F.count(F.lit(1)).alias("requests"),
+            *(F.sum(count).alias(f"{name}_tokens") for name, count in tokens.items()),
+            F.sum(cost).cast(AMOUNT).alias("amount"),
+        )
+    )
+
+
+def new_conflicts(conflicts: DataFrame, standing: Iterable[Sequence[Any]]) -> DataFrame:
+    """The `conflicting_calls` that were not there at the last run, in count: only these explain a change since.
+    `standing` are those of before, as `kept_conflicts` gives them."""
+    names = [name for name in conflicts.columns if name not in _MEASURES]
+    given = (dict(zip(conflicts.columns, row)) for row in standing)
+    rows = ({**row, **{name: parse_hour(row[name]) for name in _AS_SECONDS}} for row in given)
+    before = literal_rows(conflicts.sparkSession, _STANDING, rows).withColumns(
+        {
+            **{name: F.timestamp_seconds(name) for name in _AS_SECONDS},
+            **{name: (-F.col(name)).cast(conflicts.schema[name].dataType) for name in _MEASURES},
+        }
+    )
+    both = conflicts.unionByName(before).groupBy(*names)
+    since = both.agg(*(F.sum(name).cast(conflicts.schema[name].dataType).alias(name) for name in _MEASURES))
+    return since.filter(F.col("requests") > 0)
+
+
+def unbilled(new: DataFrame, first: int, after: int) -> DataFrame:
+    """The workspaces and hours (`billed_at`) with copies that others are rejected for, of the `new_conflicts`, and that
+    nobody has billed: they are new, and the run bills only the hours from `first` to `after` in epoch seconds."""
+    hour = F.unix_seconds("billed_at")
+    outside = new.filter(~F.col("rejected") & ((hour < first) | (hour >= after)))
+    return outside.select("workspace_id", "billed_at").distinct()
+
+
+def kept_conflicts(conflicts: DataFrame, first: int, after: int) -> Optional[list[list[Any]]]:
+    """The `conflicting_calls` of the hours from `first` to `after` in epoch seconds, as plain values for a record, the
+    hours by their names; None if they are too many to keep there."""
+    hour = F.unix_seconds("period_start")
+    here = conflicts.filter((hour >= first) & (hour < after))
+    here = here.withColumns({name: F.unix_seconds(name) for name in _AS_SECONDS})
+    rows = here.orderBy("period_start", *(name for name in here.columns if name != "period_start")).limit(_KEPT + 1)
+    found = rows.collect()
+    if len(found) > _KEPT:
+        return None
+    as_text: dict[str, Callable[[Any], str]] = {**dict.fromkeys(_AS_SECONDS, hour_label), "amount": "{:f}".format}
+    return [[as_text[name](row[name]) if name in as_text else row[name] for name in here.columns] for row in found]

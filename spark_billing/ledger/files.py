@@ -1,0 +1,120 @@
+"""The files of one run while it is at work: tables written aside, read back, and counted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
+from pyspark.sql import functions as F
+
+from spark_billing.bills.lines import tag_column
+from spark_billing.core.hours import date_label
+from spark_billing.core.schemas import REJECT_REASONS, SECONDS_PER_HOUR, TOTAL_TOKENS, UTC8_SECONDS
+from spark_billing.core.storage import Storage
+from spark_billing.usage.calls import billing_date, billing_hour, quoted
+from spark_billing.usage.checks import countable
+from spark_billing.usage.files import ROW, as_it_came
+
+# The tables under the output and how each is partitioned: what a run replaces is whole partitions
+PARTITIONED_BY = {
+    "bill_lines": ("billing_date",),
+    "bills": ("billing_date",),
+    "rejected": ("billing_date", "billing_hour"),
+    "priced_calls": ("billing_date", "billing_hour"),
+}
+_NO_TIME = "__HIVE_DEFAULT_PARTITION__"  # the partition of rows without a readable call_time
+_LINE_ORDER = ("period_start", "workspace_id", "region", "model", "tier", "token_type", "price_per_1k")
+
+
+class Staging:
+    """A folder below the output that no reader of the tables looks into."""
+
+    def __init__(self, spark: SparkSession, storage: Storage, folder: str) -> None:
+        self.spark, self.storage, self.folder = spark, storage, folder
+
+    def keep(self, name: str, rows: DataFrame) -> DataFrame:
+        """The rows from now on as they are computed here, once."""
+        path = self.storage.path(f"{self.folder}/{name}")
+        rows.write.parquet(path)
+        return self.spark.read.schema(rows.schema).parquet(path)
+
+    def write_lines(self, lines: DataFrame, path: str) -> None:
+        """Bill lines in a folder, by date and in order."""
+        tags = sorted(name for name in lines.columns if name.startswith(tag_column("")))
+        self._write(lines, path, ("billing_date",), (*_LINE_ORDER, *tags))
+
+    def table(self, table: str, rows: DataFrame) -> DataFrame:
+        """A table of bill lines or bills, written and read back."""
+        path = f"{self.folder}/{table}"
+        if table == "bill_lines":
+            self.write_lines(rows, path)
+        else:
+            self._write(rows, path, PARTITIONED_BY[table], ("period_start", "workspace_id"))
+        return self.spark.read.schema(rows.schema).parquet(self.storage.path(path))
+
+    def calls(self, table: str, rated: DataFrame, **added: Column) -> dict[str, int]:
+        """A table of calls as they came, with some columns added, by their UTC+8 hour; what was counted in writing."""
+        counted = Observation(table)
+        counts = {name: countable(F.col(name)) for name in ("input_tokens", "output_tokens")}
+        rated = rated.observe(
+            counted, F.count(F.lit(1)).alias("requests"), *(total(c).alias(name) for name, c in counts.items())
+        )
+        seconds = F.unix_seconds("call_time")
+        added = {**added, "billing_date": billing_date(seconds), "billing_hour": billing_hour(seconds)}
+        source: Any = rated.schema["source"].dataType
+        rows = rated.select(
+            *as_it_came(F.col("source").getField(ROW), tuple(added), source[ROW].dataType),
+            *(column.alias(name) for name, column in added.items()),
+        )
+        self._write(rows, f"{self.folder}/{table}", PARTITIONED_BY[table], ())
+        return {name: int(value) for name, value in counted.get.items()}
+
+    def rejected_rows(self) -> dict[str, int]:
+        """The rows in the written table of rejected calls by reason, in the order of the reasons."""
+        path = self.storage.path(f"{self.folder}/rejected")
+        written = self.spark.read.parquet(path).groupBy("reject_reason").count().collect()
+        rows = {row["reject_reason"]: row["count"] for row in written}
+        return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
+
+    def read(self, table: str) -> DataFrame:
+        return self.spark.read.parquet(self.storage.path(f"{self.folder}/{table}"))
+
+    def partitions(self) -> list[str]:
+        """The partitions written here, as paths below the output once they are moved there."""
+        return [part for table in PARTITIONED_BY for part in _partitions(self.storage, f"{self.folder}/", table)]
+
+    def _write(self, rows: DataFrame, path: str, by: Sequence[str], in_order: Sequence[str]) -> None:
+        ordered = rows.repartition(*by).sortWithinPartitions(*by, *(quoted(name) for name in in_order))
+        ordered.write.partitionBy(*by).parquet(self.storage.path(path))
+
+
+def touched_partitions(
+    storage: Storage, changed_dates: Collection[str], covered: Collection[int], *, without_time: bool
+) -> list[str]:
+    """The partitions in place that a run replaces or removes: bills by date, calls by hour."""
+    hours = {(date_label(hour), str((hour + UTC8_SECONDS) // SECONDS_PER_HOUR % 24)) for hour in covered}
+    if without_time:
+        hours.add((_NO_TIME, _NO_TIME))
+    touched = []
+    for table, by in PARTITIONED_BY.items():
+        for part in _partitions(storage, "", table):
+            values = tuple(folder.partition("=")[2] for folder in part.split("/")[1:])
+            if values in hours if len(by) == 2 else values[0] in changed_dates:
+                touched.append(part)
+    return touched
+
+
+def total(count: Column) -> Column:
+    """A sum of whole numbers that cannot overflow; 0 of nothing."""
+    return F.coalesce(F.sum(count.cast(TOTAL_TOKENS)), F.lit(0).cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS)
+
+
+def _partitions(storage: Storage, under: str, table: str) -> list[str]:
+    """The partitions of a table below a folder of the output, as paths such as bills/billing_date=2026-04-08."""
+    found = [table]
+    for column in PARTITIONED_BY[table]:
+        found = [
+            f"{part}/{name}" for part in found for name in storage.names(under + part) if name.startswith(f"{column}=")
+        ]
+    return found

@@ -1,0 +1,97 @@
+"""What was billed, as the ledger has it: the lines of a period, and the audit trail of one workspace and hour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Optional
+
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_billing.core.errors import OutputError, UsageError
+from spark_billing.core.hours import date_label, instant_label, parse_hour
+from spark_billing.core.money import add
+from spark_billing.core.schemas import LEDGER_LINES
+from spark_billing.core.storage import Folder
+from spark_billing.core.text import money, printable, table
+from spark_billing.ledger.records import Ledger
+
+
+def ledger_lines(
+    spark: SparkSession, output: str, *, start: Optional[str] = None, end: Optional[str] = None
+) -> DataFrame:
+    """Every ledger line of the UTC+8 hours from `start` to before `end`, such as 2026-04-08T00 (`LEDGER_LINES`, tags).
+
+    `output` is the folder that the job bills into; without `start` or `end`, that side is open. The lines are verified
+    against the records of their runs, and their `amount` adds up to what is owed for these hours. `UsageError` if an
+    hour is none, `OutputError` if nothing was ever billed into the folder or its ledger is damaged.
+
+    Examples
+    --------
+    >>> ledger_lines(spark, output, start="2026-04-01T00", end="2026-05-01T00").groupBy("entry").count().show()
+    +--------+-----+
+    |   entry|count|
+    +--------+-----+
+    |original|    2|
+    +--------+-----+
+    """
+    first, last = (None if text is None else _hour(text) for text in (start, end))
+    ledger = Ledger.open(Folder(spark, output))
+    if ledger.last is None:
+        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
+    hours = [hour for record in ledger.records for hour in map(parse_hour, record["ledger"]["hours"])]
+    wanted = {date_label(hour) for hour in hours if (first is None or hour >= first) and (last is None or hour < last)}
+    lines = ledger.lines(spark, wanted)
+    if lines is None:
+        return spark.createDataFrame([], LEDGER_LINES)
+    at = F.unix_seconds("period_start")
+    if first is not None:
+        lines = lines.filter(at >= first)
+    return lines if last is None else lines.filter(at < last)
+
+
+def _hour(text: str) -> int:
+    try:
+        return parse_hour(text)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: str) -> DataFrame:
+    """The ledger lines of a workspace and a UTC+8 hour such as 2026-04-08T00, oldest first (`LEDGER_LINES` and tags).
+
+    `output` is the folder that the job bills into. The lines are verified against the records of their runs; their
+    `amount` adds up to what is owed for the hour. `UsageError` if the hour is none or nothing was ever billed in it,
+    `OutputError` if the ledger is damaged.
+    """
+    start = _hour(hour)
+    lines = Ledger.open(Folder(spark, output)).lines(spark, {date_label(start)})
+    if lines is None:
+        raise UsageError(f"nothing was ever billed in {output} on {date_label(start)} (UTC+8)")
+    wanted = (F.unix_seconds("period_start") == start) & (F.col("workspace_id") == workspace_id)
+    tags = sorted(name for name in lines.columns if name.startswith("tag_"))
+    order = ["run", "region", "model", "tier", "token_type", "price_per_1k", *(f"`{tag}`" for tag in tags)]
+    return lines.filter(wanted).orderBy(*order)
+
+
+def told(lines: DataFrame, workspace_id: str, hour: str) -> Iterator[str]:
+    """The history as a person reads it: a line a row, the runs apart, the sum at the end."""
+    rows = lines.withColumn("at", F.unix_seconds("run_at")).collect()
+    if not rows:
+        yield f"Nothing was ever billed to {printable(workspace_id)} in {hour}."
+        return
+    currency = rows[0]["currency"]
+    cells = [("run", "at", "why", "price", "tokens of", "calls", "tokens", "per 1,000", currency)]
+    last = None
+    for row in rows:
+        run = (str(row["run"]), instant_label(row["at"])) if row["run"] != last else ("", "")
+        last = row["run"]
+        counts = (f"{row['requests']:,}", f"{row['tokens']:,}", f"{row['price_per_1k'].normalize():f}")
+        why = row["reason"] or row["entry"]
+        cells.append((*run, why, row["price_id"], row["token_type"], *counts, money(row["amount"])))
+    total = add(*(row["amount"] for row in rows))
+    yield f"Every line of {printable(workspace_id)} in {hour} (UTC+8)"
+    yield ""
+    yield from table(cells)
+    yield ""
+    yield f"Owed: {money(total)} {currency}"

@@ -1,0 +1,127 @@
+"""Bills that keep up with a stream: after each micro-batch the batch bill of the hours that it touches.
+
+A micro-batch is not billed by itself. It only names hours, and these are billed from the usage table as any run bills
+them, so that the ledger is at every moment what one run over the whole table would say: late rows, repeats of earlier
+micro-batches and a micro-batch that is delivered twice add what they change, which may be nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Optional
+
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from spark_billing.commands.arguments import mapped_usage
+from spark_billing.commands.hourly_bill import bill
+from spark_billing.core.errors import UsageError
+from spark_billing.core.hours import Period, ranges
+from spark_billing.core.schemas import SECONDS_PER_HOUR
+from spark_billing.core.session import settings
+from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.calls import in_period, typed_calls
+from spark_billing.usage.files import map_columns, refuse_zoneless_times
+
+_ID = ("workspace_id", "request_id")
+
+# Off in the session of a stream before Spark 4.1, and of one with state since: a small bill would run in hundreds of
+# empty tasks
+_SETTINGS = {"spark.sql.adaptive.enabled": "true"}
+
+
+def bill_touched_hours(
+    prices: PriceList,
+    *,
+    usage: str,
+    output: str,
+    usage_format: Optional[str] = None,
+    columns: Optional[Mapping[str, str]] = None,
+    call_time_zone: Optional[str] = None,
+    duplicates: bool = True,
+    dedup_lookback: int = 24,
+    **options: Any,
+) -> Callable[[DataFrame, int], None]:
+    """A function for `foreachBatch`: bills the UTC+8 hours that a micro-batch touches, from the usage table.
+
+    The rows of the stream are rows of the table `usage`, in its columns, and must be in it when their micro-batch comes
+    (a stream of the table's own files is). Touched are the hours of its calls, and with `duplicates` those within
+    `dedup_lookback` hours in which the table has another copy of one of them, because which copy is billed may change.
+    A call without a readable time touches no hour; it is rejected in the next period that is billed. The arguments are
+    those of the job `hourly_bill.py`, as are `options`: `group_by_tags`, `source`, `pricing`, `detail`, `adjust_within`
+    and `allow_retractions`. Nothing is lost if the stream dies: a micro-batch that comes again adds what is missing.
+
+    Billing needs a classic Spark session, not Spark Connect. `UsageError` if the columns do not fit; whatever the job
+    refuses, such as lowering a bill, ends the stream.
+
+    Examples
+    --------
+    >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
+    >>> calls = spark.readStream.schema(usage.schema).parquet(usage_path)
+    >>> each = bill_touched_hours(prices, usage=usage_path, output=output)
+    >>> query = calls.writeStream.foreachBatch(each).trigger(availableNow=True).start()
+    >>> query.awaitTermination()
+    >>> ledger_lines(spark, output).agg({"amount": "sum"}).show()
+    +--------------+
+    |   sum(amount)|
+    +--------------+
+    |0.000053080000|
+    +--------------+
+    """
+    if "closed_after" in options:
+        raise UsageError(
+            "closed_after would leave out the hours that are open when their calls arrive, and no later micro-batch "
+            "names them again; leave it out, or bill closed hours with the job"
+        )
+    table: dict[str, Any] = {
+        "usage": usage,
+        "usage_format": usage_format,
+        "columns": dict(columns or {}),
+        "call_time_zone": call_time_zone,
+        "duplicates": duplicates,
+    }
+
+    def bill_batch(batch: DataFrame, batch_id: int) -> None:
+        spark = batch.sparkSession  # of the stream: what is set in it is seen by nobody else
+        with settings(spark, _SETTINGS):
+            with mapped_usage(spark, **table) as whole:
+                calls = map_columns(batch, table["columns"], call_time_zone=call_time_zone, duplicates=duplicates)
+                hours = _hours(calls)
+                if duplicates and hours:
+                    hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
+            for period in _periods(hours):
+                bill(spark, prices, output=output, period=period, dedup_lookback=dedup_lookback, **table, **options)
+
+    return bill_batch
+
+
+def _hours(calls: DataFrame) -> set[int]:
+    """The UTC+8 hours of mapped calls, in epoch seconds."""
+    seconds = F.unix_seconds("call_time")
+    hour = (seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR))).alias("hour")
+    rows = typed_calls(calls, ("call_time",)).select(hour).distinct().collect()
+    hours = {row["hour"] for row in rows}
+    if None in hours:
+        refuse_zoneless_times(calls)
+    return hours - {None}
+
+
+def _hours_of_copies(calls: DataFrame, around: DataFrame) -> set[int]:
+    """The hours in which the usage has calls with the ids of these."""
+    ids = typed_calls(calls, _ID).select(*_ID).filter(F.col("request_id") != "").distinct()
+    copies = typed_calls(around, (*_ID, "call_time")).join(ids, list(_ID), "left_semi")
+    return _hours(copies)
+
+
+def _around(hours: set[int], usage: DataFrame, lookback_hours: int) -> DataFrame:
+    """The usage of these hours and of so many before and after each."""
+    call_time, dtype = F.col("call_time"), usage.schema["call_time"].dataType
+    seconds = lookback_hours * SECONDS_PER_HOUR
+    near = F.lit(False)
+    for period in _periods(hours):
+        near |= in_period(call_time, dtype, (period.start - seconds) * 1_000_000, (period.end + seconds) * 1_000_000)
+    return usage.filter(near)
+
+
+def _periods(hours: set[int]) -> list[Period]:
+    return [Period(start, end) for start, end in ranges(sorted(hours))]

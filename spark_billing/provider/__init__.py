@@ -1,0 +1,1 @@
+"""The provider's bill, and why it differs from ours."""

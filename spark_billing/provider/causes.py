@@ -1,0 +1,506 @@
+"""Our bill lines against the provider's bill: each difference has one cause, and they add up to the whole.
+
+Both sides are added up by what both tell (the provider's periods, and those of workspace, region, model, token type and
+tier that its bill has). Where they differ, the first cause in the order of `CAUSES` that the figures prove is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Optional
+
+from pyspark.sql import Column, DataFrame, Window, WindowSpec
+from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
+
+from spark_billing.core.errors import ProviderBillError, TotalsError
+from spark_billing.core.hours import hour_label
+from spark_billing.core.money import add, subtract
+from spark_billing.core.schemas import (
+    AMOUNT,
+    COST,
+    PRICE,
+    RECONCILIATION,
+    SECONDS_PER_HOUR,
+    TOKENS,
+)
+from spark_billing.core.text import money, printable, table
+from spark_billing.prices.price_list import PriceList
+from spark_billing.prices.price_rows import literal_rows, plain_units
+from spark_billing.provider.mapping import DIMENSIONS, GRAINS, period_end, period_start
+from spark_billing.usage.calls import billing_date
+
+CAUSES = {
+    "rounding": "within the decimals that the provider publishes, or a month's total cut to the cent",
+    "tier_differs": "the same tokens, charged at another tier, or by the other reading of K",
+    "timing": "tokens that the provider bills in the neighbouring period",
+    "missing_at_provider": "billed by us alone",
+    "missing_in_usage": "billed by the provider alone",
+    "quantity_differs": "another number of tokens, at our price",
+    "price_differs": "the same tokens, at a price that is in no tier of our list",
+    "unexplained": "none of these",
+}
+PUBLISHED_DECIMALS = 10  # of the provider's amounts
+MONTH_END = Decimal("0.01")  # a month's total is rounded down to the cent
+_SHOWN = 10  # differences in the printed summary
+
+# so that the difference of two still has 12 decimals
+_MONEY = "decimal(36,12)"
+_COUNT = "decimal(20,0)"
+_TIERS = (
+    "list_model string, list_region string, list_token_type string, tiers array<struct<tier: string, from_us: bigint, "
+    f"to_us: bigint, price: {COST.simpleString()}>>"
+)
+
+
+def reconcile(
+    lines: DataFrame,
+    provider: DataFrame,
+    *,
+    prices: PriceList,
+    grain: str,
+    other_lines: Optional[DataFrame] = None,
+    decimals: int = PUBLISHED_DECIMALS,
+    tokens_tolerance: int = 0,
+) -> DataFrame:
+    """Every difference between our bill lines and the provider's bill, with its cause (`schemas.RECONCILIATION`).
+
+    `lines` are those of `ledger_lines` or `bill_lines`, `provider` those of `provider_bill`, both of the same period;
+    `grain` (hour, day or month) is that of the provider's rows. `difference` is provider - ours, by the list price, in
+    the currency of both. `other_lines` are our lines under the other reading of K. An amount is within the provider's
+    rounding if it is less than 10^-`decimals` per row of its bill off, or, of a whole month, less than a cent below;
+    a quantity, if it is within `tokens_tolerance` tokens. `ProviderBillError` if the two cannot be compared.
+
+    Where the provider's quantity and its price both differ, there are two rows, one for each.
+
+    Examples
+    --------
+    >>> at_provider = provider_bill(
+    ...     spark.createDataFrame(
+    ...         [("2026-04-08", "w-1", "qwen-plus", "input", 260, "0.00003900", "USD"),
+    ...          ("2026-04-08", "w-1", "qwen-plus", "output", 50, "0.0000172", "USD")],
+    ...         "day string, workspace string, model string, kind string, tokens long, amount string, currency string",
+    ...     ),
+    ...     BillMapping.of({"grain": "day", "columns": {
+    ...         "period": "day", "workspace_id": "workspace", "model": "model", "token_type": "kind",
+    ...         "quantity": "tokens", "amount": "amount", "currency": "currency"}, "units": {"tokens": 1}}),
+    ... )
+    >>> found = reconcile(lines, at_provider, prices=prices, grain="day")
+    >>> found.select("token_type", "cause", "our_amount", "provider_amount", "difference").show()
+    +----------+-------------+--------------+---------------+--------------+
+    |token_type|        cause|    our_amount|provider_amount|    difference|
+    +----------+-------------+--------------+---------------+--------------+
+    |     input|price_differs|0.000035880000| 0.000039000000|0.000003120000|
+    +----------+-------------+--------------+---------------+--------------+
+    """
+    if grain not in GRAINS:
+        raise ProviderBillError(f"grain is {grain!r}; it is one of {', '.join(GRAINS)}")
+    _require_comparable(lines, provider, other_lines)
+    dimensions = [name for name in DIMENSIONS if name in provider.columns]
+    cells = _cells(lines, provider, other_lines, dimensions, grain)
+    cells = _with_tiers(cells, prices, dimensions)
+    cells = _compared(cells, grain, decimals, tokens_tolerance)
+    cells = _moved_between_tiers(cells.filter("differs"), dimensions)
+    cells = _moved_in_time(cells, dimensions, grain, "tokens" in provider.columns)
+    return _with_causes(cells, dimensions)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison came to: both totals, and the differences by cause, all by the list price."""
+
+    currency: str
+    ours: Decimal
+    provider: Decimal
+    discount: Decimal
+    vouchers: Decimal
+    causes: Sequence[tuple[str, int, Decimal]]  # cause, rows, difference
+    largest: Sequence[Any]
+    dimensions: Sequence[str]
+    grain: str
+
+    @property
+    def difference(self) -> Decimal:
+        return subtract(self.provider, self.ours)
+
+    @property
+    def explained(self) -> bool:
+        return all(cause != "unexplained" for cause, _, _ in self.causes)
+
+    def as_json(self) -> dict[str, Any]:
+        """What `estimates.Reconciliation` reads: amounts as plain text."""
+        return {
+            "currency": self.currency,
+            "ours": f"{self.ours:f}",
+            "provider": f"{self.provider:f}",
+            "difference": f"{self.difference:f}",
+            "causes": [
+                {"cause": cause, "rows": rows, "difference": f"{difference:f}"}
+                for cause, rows, difference in self.causes
+            ],
+        }
+
+
+def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, grain: str) -> Comparison:
+    """Totals of both sides and the differences by cause; `TotalsError` if these do not add up to the whole."""
+    ours, theirs = (_sums(frame, *names) for frame, names in ((lines, ()), (provider, ("discount", "vouchers"))))
+    by_cause = (
+        differences.groupBy("cause")
+        .agg(F.count(F.lit(1)).alias("rows"), F.sum(F.col("difference").cast("decimal(28,12)")).alias("difference"))
+        .collect()
+    )
+    found = {row["cause"]: (row["rows"], row["difference"]) for row in by_cause}
+    causes = [(cause, *found[cause]) for cause in CAUSES if cause in found]
+    explained = add(*(difference for _, _, difference in causes))
+    total = subtract(theirs["amount"], ours["amount"])
+    if explained != total:
+        raise TotalsError(
+            f"the differences add up to {money(explained)}, but the totals differ by {money(total)}; "
+            "this is a mistake in spark_billing"
+        )
+    largest = differences.orderBy(F.abs("difference").desc(), *_ORDER).limit(_SHOWN)
+    shown = largest.withColumn("hour", F.unix_seconds("period_start")).collect()
+    dimensions = [name for name in DIMENSIONS if name in provider.columns]
+    amounts = (ours["amount"], theirs["amount"], theirs["discount"], theirs["vouchers"])
+    return Comparison((ours["currencies"] or theirs["currencies"])[0], *amounts, causes, shown, dimensions, grain)
+
+
+def _sums(frame: DataFrame, *names: str) -> dict[str, Any]:
+    sums = (F.sum(F.col(name).cast("decimal(28,12)")).alias(name) for name in ("amount", *names))
+    row = frame.agg(*sums, F.collect_set("currency").alias("currencies")).collect()[0]
+    return {name: Decimal(0) if value is None else value for name, value in row.asDict().items()}
+
+
+def told(found: Comparison) -> Iterator[str]:
+    """The comparison as a finance person reads it."""
+    currency, net = found.currency, found.provider - found.discount
+    by = ", ".join([found.grain, *(name.replace("_id", "").replace("_", " ") for name in found.dimensions)])
+    yield f"Compared by {by}"
+    yield ""
+    cells = [("at list price", currency), ("our bill", money(found.ours)), ("the provider's", money(found.provider))]
+    yield from table([*cells, ("difference (provider - ours)", money(found.difference))])
+    yield ""
+    if not found.causes:
+        yield "No difference."
+    else:
+        rows = [(cause, f"{count:,}", money(difference)) for cause, count, difference in found.causes]
+        count = sum(count for _, count, _ in found.causes)
+        yield from table([("cause", "differences", currency), *rows, ("all", f"{count:,}", money(found.difference))])
+        yield ""
+        for cause, _, _ in found.causes:
+            yield f"{cause}: {CAUSES[cause]}"
+        yield ""
+        yield f"The largest differences ({len(found.largest)} of {count:,})"
+        yield from table(list(_largest(found)))
+    if found.discount or found.vouchers:
+        yield ""
+        cells = [("the provider's list price, from above", money(found.provider)), ("discount", money(-found.discount))]
+        cells += [("after discount", money(net)), ("vouchers", money(-found.vouchers))]
+        yield from table([*cells, ("to pay", money(net - found.vouchers))])
+
+
+def _largest(found: Comparison) -> Iterator[tuple[str, ...]]:
+    yield ("what", "cause", "our tokens", "provider's", "our amount", "provider's", found.currency)
+    length = {"hour": 13, "day": 10, "month": 7}[found.grain]
+    for row in found.largest:
+        names = [printable(row[name]) for name in found.dimensions if row[name] is not None]
+        counts = [f"{row[n]:,.0f}" if row[n] is not None else "-" for n in ("our_tokens", "provider_tokens")]
+        amounts = [money(row[name]) for name in ("our_amount", "provider_amount", "difference")]
+        yield (" ".join([hour_label(row["hour"])[:length], *names]), row["cause"], *counts, *amounts)
+
+
+def _require_comparable(lines: DataFrame, provider: DataFrame, other_lines: Optional[DataFrame]) -> None:
+    ours, theirs = _sums(lines)["currencies"], _sums(provider)["currencies"]
+    if not ours and not theirs:
+        raise ProviderBillError("neither we nor the provider billed anything in the period; nothing to compare")
+    if len({*ours, *theirs}) > 1:
+        raise ProviderBillError(
+            f"our lines are in {', '.join(ours) or 'no currency'}, the provider's bill is in {', '.join(theirs)}; "
+            "amounts are compared in one currency, never converted"
+        )
+    if other_lines is not None:
+        counts = [frame.agg(F.sum(F.col("tokens").cast(_COUNT))).collect()[0][0] for frame in (lines, other_lines)]
+        if counts[0] != counts[1]:
+            raise ProviderBillError(
+                f"the lines under the other reading of K have {counts[1] or 0:,} tokens, ours {counts[0] or 0:,}; bill "
+                "the same usage for both"
+            )
+
+
+# --- both sides, added up by what both tell ------------------------------------------------------------------------
+
+_ORDER = ("period_start", *DIMENSIONS, "cause")
+
+
+def _cells(
+    lines: DataFrame, provider: DataFrame, other_lines: Optional[DataFrame], dimensions: Sequence[str], grain: str
+) -> DataFrame:
+    keys = ["start", *dimensions]
+
+    def at_grain(frame: DataFrame) -> DataFrame:
+        return frame.withColumn("start", period_start(F.unix_seconds("period_start"), grain))
+
+    def total(name: str, dtype: str) -> Column:
+        return F.sum(F.col(name).cast("decimal(28,12)" if dtype == _MONEY else _COUNT)).cast(dtype)
+
+    # what was billed and taken back again leaves no price
+    by_price = at_grain(lines).groupBy(*keys, "currency", "price_per_1k")
+    net = by_price.agg(total("tokens", _COUNT).alias("tokens"), total("amount", _MONEY).alias("amount"))
+    price = F.when(F.col("tokens") != 0, _token_price("price_per_1k"))
+    ours = net.groupBy(*keys).agg(
+        F.max("currency").alias("our_currency"),
+        total("tokens", _COUNT).alias("our_tokens"),
+        total("amount", _MONEY).alias("our_amount"),
+        F.min(price).alias("lowest"),
+        F.max(price).alias("highest"),
+    )
+    has_tokens, has_price = "tokens" in provider.columns, "price_per_1k" in provider.columns
+    rows = at_grain(provider)
+    rows = rows if has_tokens else rows.withColumn("tokens", F.lit(None).cast("bigint"))
+    rows = rows if has_price else rows.withColumn("price_per_1k", F.lit(None).cast(PRICE))
+    by_its_prices = F.col("tokens").cast(TOKENS) * _token_price("price_per_1k")
+
+    def of_all(value: Column, dtype: str) -> Column:
+        """The sum if every row has a value: of some, it would be taken for the whole."""
+        whole = F.count(value) == F.count(F.lit(1))
+        return F.when(whole, F.sum(value).cast(dtype))
+
+    theirs = rows.groupBy(*keys).agg(
+        F.max("currency").alias("provider_currency"),
+        F.count(F.lit(1)).alias("provider_rows"),
+        of_all(F.col("tokens").cast(TOKENS), _COUNT).alias("provider_tokens"),
+        total("amount", _MONEY).alias("provider_amount"),
+        of_all(by_its_prices.cast("decimal(28,12)"), _MONEY).alias("by_its_prices"),
+        F.when(F.min("price_per_1k") == F.max("price_per_1k"), F.max("price_per_1k")).alias("provider_price_per_1k"),
+    )
+    cells = ours.join(theirs, keys, "full")
+    if other_lines is not None:
+        other = at_grain(other_lines).groupBy(*keys)
+        sums = (total("tokens", _COUNT).alias("other_tokens"), total("amount", _MONEY).alias("other_amount"))
+        cells = cells.join(other.agg(*sums, F.lit(True).alias("has_other")), keys, "full")
+    else:
+        cells = cells.withColumns({"other_tokens": F.lit(None).cast(_COUNT), "other_amount": F.lit(None).cast(_MONEY)})
+    has_ours, has_theirs = F.col("our_tokens").isNotNull(), F.col("provider_rows").isNotNull()
+    zero, nothing = F.lit(0).cast(_COUNT), F.lit(0).cast(_MONEY)
+    there = cells.filter(has_ours | has_theirs).withColumns({"has_ours": has_ours, "has_theirs": has_theirs})
+    return there.withColumns(
+        {
+            "our_tokens": F.coalesce("our_tokens", zero),
+            "our_amount": F.coalesce("our_amount", nothing),
+            # unknown where its rows do not tell, none where it has no row
+            "provider_tokens": F.when(has_theirs, F.col("provider_tokens")).otherwise(zero),
+            "provider_amount": F.coalesce("provider_amount", nothing),
+            "provider_rows": F.coalesce("provider_rows", F.lit(0)),
+            "other_tokens": F.coalesce("other_tokens", zero) if other_lines is not None else F.lit(None).cast(_COUNT),
+            "other_amount": F.coalesce("other_amount", nothing) if other_lines is not None else F.col("other_amount"),
+            "end": period_end(F.col("start"), grain),
+            "currency": F.coalesce("our_currency", "provider_currency"),
+        }
+    )
+
+
+def _with_tiers(cells: DataFrame, prices: PriceList, dimensions: Sequence[str]) -> DataFrame:
+    """The prices of one token in the tiers that were in force in a cell, and the list's price where we have none."""
+    if not {"model", "region", "token_type"} <= set(dimensions):
+        return cells.withColumn("tiers", F.expr(f"cast(null as {_TIERS.partition('tiers ')[2]})"))
+    found = F.broadcast(literal_rows(cells.sparkSession, _TIERS, _tiers(prices)))
+    matched = (
+        (F.col("model") == F.col("list_model"))
+        & (F.col("region") == F.col("list_region"))
+        & (F.col("token_type") == F.col("list_token_type"))
+    )
+    joined = cells.join(found, matched, "left").drop("list_model", "list_region", "list_token_type")
+    start, end = (F.col(name) * F.lit(1_000_000) for name in ("start", "end"))
+    joined = joined.withColumn(
+        "tiers", F.filter("tiers", lambda tier: (tier["from_us"] < end) & (tier["to_us"] > start) & (tier["price"] > 0))
+    )
+    if "tier" not in dimensions:
+        return joined
+    of_tier = F.filter("tiers", lambda tier: tier["tier"] == F.col("tier"))
+    only = F.when(F.size(of_tier) == 1, of_tier[0]["price"])
+    return joined.withColumns({name: F.coalesce(name, only) for name in ("lowest", "highest")})
+
+
+def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int) -> DataFrame:
+    """Whether a cell differs, by how much, and how far its amounts may be off by rounding alone."""
+    ours, theirs = F.col("our_amount"), F.col("provider_amount")
+    unit = F.lit(Decimal(1).scaleb(-decimals)).cast("decimal(13,12)")
+    tolerance = (F.col("provider_rows").cast("decimal(18,0)") * unit).cast("decimal(30,12)")
+    cells = cells.withColumns(
+        {
+            "tolerance": tolerance,
+            "difference": (theirs - ours).cast(_MONEY),
+            "more_tokens": F.col("provider_tokens") - F.col("our_tokens"),
+        }
+    )
+    difference = F.col("difference")
+    as_many = F.coalesce(F.abs("more_tokens") <= F.lit(tokens_tolerance), F.lit(True))
+    both = F.col("has_ours") & F.col("has_theirs")
+    nothing_due = (difference == 0) & ~both & (F.col("has_ours") | as_many)  # what is free may be on no bill
+    low, high = ((F.col("more_tokens").cast(TOKENS) * F.col(name)).cast(_MONEY) for name in ("lowest", "highest"))
+    of_tokens = (F.col("more_tokens") != 0) & _between(difference, low, high)  # of the few that are tolerated
+    within = (F.abs(difference) < F.col("tolerance")) | (difference == 0) | F.coalesce(of_tokens, F.lit(False))
+    if grain == "month":
+        within |= (difference <= 0) & (difference > F.lit(-MONTH_END))
+    low, high = (F.col("provider_tokens").cast(TOKENS) * F.col(name) for name in ("lowest", "highest"))
+    at_our_prices = _between(theirs, low.cast(_MONEY), high.cast(_MONEY))
+    return cells.withColumns(
+        {
+            "as_many": as_many,
+            "differs": ~(((difference == 0) & as_many & both) | nothing_due),
+            "rounded": both & as_many & within & (difference != 0),
+            "at_our_prices": F.coalesce(at_our_prices, F.lit(True)),
+            "price_known": at_our_prices.isNotNull(),
+        }
+    )
+
+
+def _moved_between_tiers(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
+    """Whether a cell is billed just as the other reading of K would, and whether its tokens are the provider's in other
+    tiers of the same period."""
+    in_other = _near(F.col("provider_amount"), F.col("other_amount"))
+    in_other &= F.coalesce(F.col("provider_tokens") == F.col("other_tokens"), F.lit(True))
+    cells = cells.withColumn("by_other_k", F.coalesce(in_other & ~F.col("rounded"), F.lit(False)))
+    if "tier" not in dimensions:
+        return cells.withColumn("tier_moved", F.lit(False))
+    candidate = ~F.col("rounded") & ~F.col("by_other_k") & (F.col("more_tokens") != 0)
+    cells = cells.withColumn("candidate", F.coalesce(candidate, F.lit(False)))
+    others = Window.partitionBy("candidate", "start", *(name for name in dimensions if name != "tier"))
+    moved = _come_to_nothing("more_tokens", others) & F.min("at_our_prices").over(others)
+    return cells.withColumn("tier_moved", F.col("candidate") & F.coalesce(moved, F.lit(False)))
+
+
+def _moved_in_time(cells: DataFrame, dimensions: Sequence[str], grain: str, has_tokens: bool) -> DataFrame:
+    """Whether what a cell has more or less is missing or left over in the periods next to it.
+
+    In a run of periods without a gap the differences must come to nothing; such a run may begin or end in a longer one.
+    """
+    moved_by = F.col("more_tokens") if has_tokens else F.col("difference")
+    candidate = ~F.col("rounded") & ~F.col("by_other_k") & ~F.col("tier_moved") & F.col("at_our_prices")
+    candidate = F.coalesce(candidate & (moved_by != 0), F.lit(False))
+    cells = cells.withColumns({"candidate": candidate, "moved_by": moved_by})
+    day = billing_date(F.col("start"))
+    number = F.year(day) * 12 + F.month(day) if grain == "month" else F.col("start")
+    step = {"hour": SECONDS_PER_HOUR, "day": 24 * SECONDS_PER_HOUR, "month": 1}[grain]
+    series = Window.partitionBy("candidate", *dimensions).orderBy("start")
+    cells = cells.withColumn("island", number - F.row_number().over(series) * step)
+    whole = Window.partitionBy("candidate", *dimensions, "island")
+    orders = {name: whole.orderBy(order) for name, order in (("on", F.col("start")), ("back", F.col("start").desc()))}
+    # both ways in one step: each step more is one that Spark Connect must resolve, and it stops at a hundred
+    so_far = {name: order.rowsBetween(Window.unboundedPreceding, Window.currentRow) for name, order in orders.items()}
+    cells = cells.withColumns({f"{name}_sum": F.sum("moved_by").over(rows) for name, rows in so_far.items()})
+    runs = {}
+    for name, order in orders.items():
+        settled = F.when(F.col(f"{name}_sum") == 0, 1).otherwise(0)
+        before = F.sum(settled).over(order.rowsBetween(Window.unboundedPreceding, -1))
+        runs[f"{name}_run"] = F.coalesce(before, F.lit(0))
+    cells = cells.withColumns(runs)
+    moved = F.lit(False)
+    for name in runs:
+        run = Window.partitionBy("candidate", *dimensions, "island", name)
+        moved |= _come_to_nothing("moved_by", run)
+    return cells.withColumn("in_time", F.col("candidate") & F.coalesce(moved, F.lit(False)))
+
+
+def _come_to_nothing(moved_by: str, rows: WindowSpec) -> Column:
+    """Whether what some cells have more is what the others have less.
+
+    Where a price is unknown, equal tokens may have any amount: there the money must come to nothing too.
+    """
+    money = F.sum("difference").over(rows)
+    paid = (money == 0) | (F.abs(money) < F.sum("tolerance").over(rows))
+    moved = (F.count(F.lit(1)).over(rows) > 1) & (F.sum(moved_by).over(rows) == 0)
+    return moved & (F.min("price_known").over(rows) | paid)
+
+
+def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
+    tokens = F.col("provider_tokens").cast(TOKENS)
+    theirs, difference = F.col("provider_amount"), F.col("difference")
+    more = F.col("more_tokens").cast(TOKENS)
+    # without quantities: the amount that all our tokens would have in another tier
+    counted = F.coalesce(tokens, F.col("our_tokens").cast(TOKENS))
+    another_tier = F.exists("tiers", lambda tier: _near(theirs, (counted * tier["price"]).cast(_MONEY)))
+    another_tier = F.coalesce(another_tier, F.lit(False))
+    by_its_prices = F.coalesce(_near(theirs, F.col("by_its_prices")), F.lit(False))
+    a_price = by_its_prices | (F.col("by_its_prices").isNull() & _has_a_price(theirs, tokens))
+    new_price = F.when(another_tier, "tier_differs").otherwise("price_differs")
+    quantity_only = _between(difference, (more * F.col("lowest")).cast(_MONEY), (more * F.col("highest")).cast(_MONEY))
+    of_quantity = (more * F.col("lowest")).cast(_MONEY)
+    both_differ = (F.col("lowest") == F.col("highest")) & by_its_prices
+    same_tokens = F.when(another_tier, "tier_differs").when(a_price, "price_differs").otherwise("unexplained")
+
+    def one(cause: Column) -> Column:
+        return F.array(F.struct(cause.alias("cause"), difference.cast(AMOUNT).alias("of_cause")))
+
+    two = F.array(
+        F.struct(F.lit("quantity_differs").alias("cause"), of_quantity.cast(AMOUNT).alias("of_cause")),
+        F.struct(new_price.alias("cause"), (difference - of_quantity).cast(AMOUNT).alias("of_cause")),
+    )
+    causes = (
+        F.when(F.col("rounded"), one(F.lit("rounding")))
+        .when(F.col("by_other_k") | F.col("tier_moved"), one(F.lit("tier_differs")))
+        .when(F.col("in_time"), one(F.lit("timing")))
+        .when(~F.col("has_theirs"), one(F.lit("missing_at_provider")))
+        .when(~F.col("has_ours"), one(F.lit("missing_in_usage")))
+        .when(tokens.isNull(), one(F.when(another_tier, "tier_differs").otherwise("unexplained")))
+        .when(F.col("as_many"), one(same_tokens))
+        .when(quantity_only, one(F.lit("quantity_differs")))
+        .when(both_differ, two)
+        .otherwise(one(F.lit("unexplained")))
+    )
+    rows = cells.withColumn("found", F.explode(causes))
+    only = F.when(F.col("lowest") == F.col("highest"), F.col("lowest").cast("decimal(14,12)"))
+    columns = {
+        "period_start": F.timestamp_seconds("start"),
+        "period_end": F.timestamp_seconds("end"),
+        "cause": F.col("found.cause"),
+        "our_price_per_1k": F.when(F.col("has_ours"), only * F.lit(1000).cast("decimal(4,0)")),
+        "difference": F.col("found.of_cause"),
+        **{name: F.lit(None) for name in DIMENSIONS if name not in dimensions},
+    }
+    fields: StructType = RECONCILIATION
+    return rows.select(*(columns.get(f.name, F.col(f.name)).cast(f.dataType).alias(f.name) for f in fields.fields))
+
+
+# --- figures -------------------------------------------------------------------------------------------------------
+
+
+def _token_price(name: str) -> Column:
+    """The price of one token from that of 1,000."""
+    return (F.col(name).cast("decimal(15,9)") * F.lit("0.001").cast("decimal(3,3)")).cast(COST)
+
+
+def _near(amount: Column, other: Column) -> Column:
+    """Whether the provider's amount is another one within its rounding."""
+    return (amount == other) | (F.abs(amount - other) < F.col("tolerance"))
+
+
+def _between(amount: Column, one: Column, other: Column) -> Column:
+    """Whether an amount lies between two, within the provider's rounding."""
+    low, high = F.least(one, other), F.greatest(one, other)
+    near = (F.abs(amount - low) < F.col("tolerance")) | (F.abs(amount - high) < F.col("tolerance"))
+    return amount.between(low, high) | near
+
+
+def _has_a_price(amount: Column, tokens: Column) -> Column:
+    """Whether some price of at most 9 decimals per 1,000 tokens, so 12 per token, gives the amount of these tokens."""
+    small = F.when(F.abs(amount) < F.lit(Decimal(10**11)), amount)
+    pico = (small.cast("decimal(24,12)") * F.lit(10**12).cast("decimal(13,0)")).cast("decimal(37,0)")
+    count = F.when(tokens > 0, tokens)
+    rest = F.pmod(pico, count)
+    allowed = (F.col("tolerance").cast("decimal(24,12)") * F.lit(10**12).cast("decimal(13,0)")).cast("decimal(37,0)")
+    return F.coalesce((rest == 0) | (rest < allowed) | (count - rest < allowed), F.lit(False))
+
+
+def _tiers(prices: PriceList) -> Iterator[dict[str, Any]]:
+    by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for price in prices.prices:
+        for kind, nano in (("input", price.input_nano), ("output", price.output_nano)):
+            if nano is not None:
+                tier: dict[str, Any] = {"tier": price.tier, "from_us": price.from_us, "to_us": price.to_us}
+                tier["price"] = plain_units(nano, 12)  # a price per 1,000 in 10^-9 is one per token in 10^-12
+                by_key.setdefault((price.model, price.region, kind), []).append(tier)
+    for (model, region, kind), tiers in by_key.items():
+        yield {"list_model": model, "list_region": region, "list_token_type": kind, "tiers": tiers}

@@ -1,0 +1,132 @@
+"""What was billed in a period, as a page to look at: summed by Spark, so that its size does not grow with the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Optional
+
+from pyspark.errors import PySparkException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_billing.bills.lines import tag_column
+from spark_billing.core.errors import OutputError, UsageError
+from spark_billing.core.hours import Period, hour_label
+from spark_billing.core.schemas import REJECT_REASONS, SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.storage import Folder, path_is_absent
+from spark_billing.estimates.expected import Estimate, Reconciliation
+from spark_billing.ledger.difference import ORIGINAL
+from spark_billing.ledger.reading import ledger_lines
+from spark_billing.ledger.records import Ledger
+from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, tag_columns, total_of
+from spark_billing.usage.calls import quoted
+
+_MOST_DAYS = 1_100  # three years
+_WHOLE = ("entry", "hour", "currency")  # lists that are never cut
+_REJECTED = "reject_reason string, billing_date date, billing_hour int"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report shows of a period. Amounts are exact decimals, hours are epoch seconds."""
+
+    period: Period
+    currency: str
+    total: Sums
+    parts: Mapping[str, Sequence[Part]]  # by workspace, model, region, tier, `tag KEY` and entry
+    hours: Mapping[int, Sums]  # of each hour that has lines
+    rejected: Mapping[str, int]  # rows of the period's hours by reason
+    rejected_without_time: Mapping[str, int]  # rows that no period can claim
+    run: int  # the last one in the ledger
+    run_at: str
+    estimate: Optional[Estimate] = None
+    reconciliation: Optional[Reconciliation] = None
+
+    def days(self) -> dict[str, Sums]:
+        """The sums of each UTC+8 day of the period, such as 2026-04-08, with those that have no line."""
+        days: dict[str, Sums] = {}
+        for hour in range(self.period.start, self.period.end, SECONDS_PER_HOUR):
+            day = hour_label(hour)[:10]
+            days[day] = days.get(day, Sums()) + self.hours.get(hour, Sums())
+        return days
+
+    @property
+    def adjustments(self) -> Sequence[Part]:
+        return [part for part in self.parts["entry"] if part.name != ORIGINAL]
+
+
+def read_report(
+    spark: SparkSession,
+    output: str,
+    period: Optional[Period] = None,
+    *,
+    top: int = 10,
+    estimate: Optional[Estimate] = None,
+    reconciliation: Optional[Reconciliation] = None,
+) -> Report:
+    """What the ledger in `output` says of a period, or of all hours that it has.
+
+    Each list names the `top` dearest and sums the others. `UsageError` if the ledger has no line of the period, or what
+    is compared is in another currency; `OutputError` if there is no ledger or it is damaged.
+    """
+    ledger = Ledger.open(Folder(spark, output))
+    if ledger.last is None:
+        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
+    if period is None:
+        hours = sorted(ledger.hours())
+        if not hours:
+            raise UsageError(f"the ledger in {output} has no line; there is nothing to report")
+        period = Period(hours[0], hours[-1] + SECONDS_PER_HOUR)
+        if period.end - period.start > _MOST_DAYS * 24 * SECONDS_PER_HOUR:  # one call with a date of nonsense is enough
+            raise UsageError(
+                f"the ledger in {output} has lines from {hour_label(hours[0])} to {hour_label(hours[-1])}, more than "
+                f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which with --month, or --from and --to"
+            )
+    currency = ledger.last["price_list"]["currency"]
+    for what, compared in (("estimate", estimate), ("reconciliation", reconciliation)):
+        if compared is not None and compared.currency != currency:
+            raise UsageError(f"the {what} is in {compared.currency}, and the ledger in {currency}")
+    start, end = hour_label(period.start), hour_label(period.end)
+    parts = _parts(ledger_lines(spark, output, start=start, end=end), top)
+    if not parts["currency"]:
+        raise UsageError(f"the ledger in {output} has no line of {period} (UTC+8); there is nothing to report")
+    total = total_of(parts["currency"])
+    prove(total, parts)
+    of_hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
+    del parts["currency"]
+    rejected, without_time = _rejected(spark, output, period)
+    last = (ledger.last["run"], ledger.last["committed_at"])
+    found = (total, parts, dict(sorted(of_hours.items())), rejected, without_time, *last)
+    return Report(period, currency, *found, estimate, reconciliation)
+
+
+def _parts(lines: DataFrame, top: int) -> dict[str, list[Part]]:
+    columns = {"workspace": "workspace_id", "model": "model", "region": "region", "tier": "tier"}
+    columns.update({f"tag {tag[len(tag_column('')) :]}": quoted(tag) for tag in tag_columns(lines)})
+    kinds = {kind: F.col(column) for kind, column in columns.items()}
+    kinds["entry"] = F.coalesce("reason", "entry")
+    kinds.update({"hour": F.unix_seconds("period_start"), "currency": F.col("currency")})
+    return breakdown(lines, kinds, top=top, whole=_WHOLE)
+
+
+def _rejected(spark: SparkSession, output: str, period: Period) -> tuple[dict[str, int], dict[str, int]]:
+    """The rejected rows as the last run on each hour has left them, by reason: of the period's hours, and of none."""
+    folder = Folder(spark, output).path("rejected")
+    hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")
+    first, end = ((edge + UTC8_SECONDS) // SECONDS_PER_HOUR for edge in (period.start, period.end))
+    try:
+        rows = spark.read.schema(_REJECTED).parquet(folder)
+        undated = F.col("billing_date").isNull()
+        rows = rows.filter(undated | ((hour >= first) & (hour < end)))
+        found = rows.groupBy("reject_reason", undated.alias("undated")).count().collect()
+    except PySparkException as error:
+        if not path_is_absent(error):
+            raise
+        return {}, {}
+    counts = {(row["reject_reason"], row["undated"]): row["count"] for row in found}
+    dated, without = (
+        {reason: counts[reason, undated] for reason in REJECT_REASONS if (reason, undated) in counts}
+        for undated in (False, True)
+    )
+    return dated, without

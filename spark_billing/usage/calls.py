@@ -1,0 +1,175 @@
+"""A usage table as typed calls: whole token counts, instants and ids, null where a value is not exactly that."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Callable, Optional
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    DataType,
+    DecimalType,
+    DoubleType,
+    FloatType,
+    IntegralType,
+    NullType,
+    StringType,
+    StructField,
+    TimestampType,
+)
+
+from spark_billing.core.errors import UsageError
+from spark_billing.core.schemas import SECONDS_PER_HOUR, TAGS, USAGE, UTC8_SECONDS
+from spark_billing.prices.price_list import FIRST_INSTANT_US, LAST_INSTANT_US
+
+PRICED_BY = ("region", "model", "call_time", "input_tokens", "output_tokens")  # what the price of a call depends on
+BILLED_BY = ("workspace_id", *PRICED_BY)  # and the line it goes to
+
+_WHOLE_TEXT = r"\A *([+-]?[0-9]{1,38})(\.0*)? *\z"
+# Spark reads an offset only after seconds
+INSTANT_TEXT = (
+    r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}(:?[0-9]{2})?)\z"
+)
+ZONELESS_TEXT = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?\z"
+
+_LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
+
+
+def typed_calls(usage: DataFrame, columns: Collection[str]) -> DataFrame:
+    """The usage `columns` as `schemas.USAGE` types them, beside `source`: the row as it came.
+
+    A value that is not exactly of its type (a token count of 1.5, a time without a zone) is null; `output_missing`
+    tells a null output count from an unreadable one. `tags` follows if the usage has it as map<string,string>.
+    """
+    fields = {name: usage_field(usage, name) for name in columns}
+    require_columns(usage, columns)
+    problems = [_type_problem(name, field) for name, field in fields.items() if field is not None]
+    if any(problems):
+        raise UsageError(f"the usage table does not fit: {'; '.join(p for p in problems if p)}")
+
+    typed = [F.struct("*").alias("source")]
+    for name, field in fields.items():
+        if field is None:  # require_columns has refused it
+            continue
+        typed.append(_TYPED[name](F.col(quoted(field.name)), field.dataType).alias(name))
+        if name == "output_tokens":
+            typed.append(F.col(quoted(field.name)).isNull().alias("output_missing"))
+    tags = usage_field(usage, "tags")
+    if tags is not None and tags.dataType.simpleString() == TAGS.simpleString():  # whether values may be null or not
+        typed.append(F.col(quoted(tags.name)).alias("tags"))
+    return usage.select(*typed)
+
+
+def require_columns(usage: DataFrame, columns: Iterable[str]) -> None:
+    """`UsageError` naming every usage column that the table lacks, and what it has instead."""
+    missing = [name for name in columns if usage_field(usage, name) is None]
+    if missing:
+        found = ", ".join(f"{f.name} {f.dataType.simpleString()}" for f in usage.schema.fields) or "no column at all"
+        raise UsageError(
+            f"the usage table has no column {', '.join(missing)}; it has: {found}. "
+            "Rename or add the column (job: --column NAME=EXPRESSION)."
+        )
+
+
+def usage_field(usage: DataFrame, name: str) -> Optional[StructField]:
+    """The field of a usage column, found without regard to case; None if there is none."""
+    fields = [field for field in usage.schema.fields if field.name.lower() == name]
+    if len(fields) > 1:
+        raise UsageError(
+            f"the usage table has the column {name} {len(fields)} times ({', '.join(f.name for f in fields)}); "
+            "drop or rename all but one"
+        )
+    return fields[0] if fields else None
+
+
+def quoted(name: str) -> str:
+    """A column name as Spark reads it whatever is in it."""
+    return "`" + name.replace("`", "``") + "`"
+
+
+def readable_instant(call_time: Column) -> Column:
+    """Whether an instant lies within the years that can be billed (1 to 9999)."""
+    return (call_time >= _instant(FIRST_INSTANT_US)) & (call_time <= _instant(LAST_INSTANT_US))
+
+
+def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) -> Column:
+    """Whether a call belongs to a half-open period: by its time, or because it has no readable time (such a row is
+    rejected in every period, never lost). Comparisons of a bare timestamp column, so that the scan can skip files."""
+    if not isinstance(dtype, TimestampType):
+        call_time = _call_time(call_time, dtype)
+    within = (call_time >= _instant(start_us)) & (call_time < _instant(end_us))
+    unreadable = (call_time < _instant(FIRST_INSTANT_US)) | (call_time > _instant(LAST_INSTANT_US))
+    return within | unreadable | call_time.isNull()
+
+
+def billing_date(seconds: Column) -> Column:
+    """The date in UTC+8 of an instant in epoch seconds, whatever the session's zone."""
+    local = seconds + F.lit(UTC8_SECONDS)
+    day = F.lit(24 * SECONDS_PER_HOUR)
+    return F.date_from_unix_date(((local - F.pmod(local, day)) / day).cast("int"))
+
+
+def billing_hour(seconds: Column) -> Column:
+    """The clock hour in UTC+8, 0 to 23, of an instant in epoch seconds."""
+    second = F.pmod(seconds + F.lit(UTC8_SECONDS), F.lit(24 * SECONDS_PER_HOUR))
+    return ((second - F.pmod(second, F.lit(SECONDS_PER_HOUR))) / F.lit(SECONDS_PER_HOUR)).cast("int")
+
+
+def _instant(micros: int) -> Column:
+    return F.timestamp_micros(F.lit(micros))
+
+
+def _type_problem(name: str, field: StructField) -> Optional[str]:
+    """Why a usage column cannot be used at all, or None; a bad value in a row is not one of these."""
+    needed, hint = {
+        "call_time": (
+            (TimestampType, StringType),
+            "an instant is needed: a timestamp, or ISO 8601 text with an offset (job: map an expression that gives a "
+            "timestamp, such as timestamp_millis(...), with --column and --call-time-zone)",
+        ),
+        "input_tokens": ((IntegralType, DecimalType, DoubleType, FloatType, StringType), "a whole number is needed"),
+        "output_tokens": ((IntegralType, DecimalType, DoubleType, FloatType, StringType), "a whole number is needed"),
+    }.get(name, ((StringType,), "text is needed (job: --column with cast(... as string))"))
+    if isinstance(field.dataType, (*needed, NullType)):
+        return None
+    return f"{name} is {field.dataType.simpleString()}, but {hint}"
+
+
+def _text(column: Column, dtype: DataType) -> Column:
+    return column.cast(StringType())  # also of a column with a collation, under which other ids would be the same
+
+
+def _whole_number(column: Column, dtype: DataType) -> Column:
+    """As bigint if it is exactly a whole number of that range, else null; the same under ANSI and not."""
+    if isinstance(dtype, (IntegralType, NullType)):
+        return column.cast("bigint")
+    if isinstance(dtype, StringType):
+        digits = F.regexp_extract(column.cast(StringType()), _WHOLE_TEXT, 1)
+        number = F.when(digits != "", digits.cast("decimal(38,0)"))
+        return F.when(number.between(_LONG_MIN, _LONG_MAX), number.cast("bigint"))
+    if isinstance(dtype, DecimalType):
+        whole = column % F.lit(1).cast("decimal(1,0)") == 0
+        return F.when(whole & column.between(_LONG_MIN, _LONG_MAX), column.cast("bigint"))
+    number = column.cast("double")  # a count, not money; exactly whole or refused
+    whole = ~F.isnan(number) & (F.rint(number) == number) & (F.abs(number) < F.lit(2.0**63))
+    return F.when(whole, number.cast("bigint"))
+
+
+def _call_time(column: Column, dtype: DataType) -> Column:
+    """As an instant; text only if it carries its offset, so that the session's zone is never asked."""
+    if isinstance(dtype, NullType):
+        return column.cast(TimestampType())
+    instant = column
+    if isinstance(dtype, StringType):
+        text = column.cast(StringType())
+        instant = F.when(text.rlike(INSTANT_TEXT), F.try_to_timestamp(text))
+    return F.when(readable_instant(instant), instant)
+
+
+_TYPED: dict[str, Callable[[Column, DataType], Column]] = {
+    **{field.name: _text for field in USAGE.fields},
+    "call_time": _call_time,
+    "input_tokens": _whole_number,
+    "output_tokens": _whole_number,
+}
