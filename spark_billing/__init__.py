@@ -14,7 +14,8 @@ from spark_billing.focus.rows import to_focus
 from spark_billing.focus.rules import BrokenRule, check_focus
 from spark_billing.ledger.reading import bill_history, ledger_lines
 from spark_billing.ledger.streaming import bill_touched_hours
-from spark_billing.prices.price_list import Price, PriceList
+from spark_billing.prices.price import Price
+from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.sql_functions import sql_function_ddl
 from spark_billing.provider.causes import reconcile
 from spark_billing.provider.mapping import BillMapping, provider_bill, read_bill

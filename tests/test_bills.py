@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from spark_billing import PriceList, UsageError, bill_lines, check_usage, hourly_bills
 from spark_billing.core.schemas import BILL_LINES, BILLS
-from spark_billing.prices.price_list import MAX_TOKENS
+from spark_billing.prices.price import MAX_TOKENS
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
@@ -151,8 +151,6 @@ def test_a_row_without_a_price_fails_the_query(spark, usd, cny):
     checked = usage_frame(spark, [CALL]).withColumn("reject_reason", F.lit(None).cast("string"))
     with pytest.raises(FAILURE, match="not rejected, but has no price: missing_call_time"):
         hourly_bills(bill_lines(checked, prices=usd)).collect()
-    with pytest.raises(UsageError, match="check_usage first"):
-        bill_lines(usage_frame(spark, [CALL]), prices=usd)
 
 
 def test_grouping_by_tags(spark, usd, ansi):

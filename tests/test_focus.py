@@ -13,7 +13,8 @@ from spark_billing import UsageError, check_focus, ledger_lines, to_focus
 from spark_billing.commands import focus as job
 from spark_billing.commands.export_focus import export_focus
 from spark_billing.commands.hourly_bill import hourly_bill
-from spark_billing.core.schemas import FOCUS, LEDGER_LINES
+from spark_billing.core.schemas import LEDGER_LINES
+from spark_billing.focus.columns import FOCUS
 from spark_billing.focus.rules import _row_rules, _time_rules
 from tests.conftest import ONE, call, usage_frame
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spark_billing import PriceList
+from spark_billing.prices.price import MAX_TOKENS
 from spark_billing.prices.price_arrays import UNPRICED, PriceTable
-from spark_billing.prices.price_list import MAX_TOKENS
 from tests import oracle
 
 REGIONS = (*oracle.GROUP_1, *oracle.GROUP_2, "cn-chengdu")

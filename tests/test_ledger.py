@@ -3,7 +3,8 @@
 from datetime import datetime, timezone
 from decimal import Decimal
 
-from spark_billing.core.schemas import BILL_LINES, UTC8_SECONDS
+from spark_billing.core.hours import UTC8_SECONDS
+from spark_billing.core.schemas import BILL_LINES
 from spark_billing.ledger.difference import difference, lowered_bills, net_lines
 
 START = datetime(2026, 4, 7, 16, tzinfo=timezone.utc)  # 2026-04-08T00 in UTC+8

@@ -8,10 +8,10 @@ from pyspark.sql import functions as F
 
 from spark_billing import check_usage
 from spark_billing.bills import metering
-from spark_billing.bills.lines import sum_calls
+from spark_billing.bills.sums import group_calls
 from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.core.session import settings
-from spark_billing.usage.repeats import find_settings, find_suspects
+from spark_billing.usage.repeats import buckets_of, find_settings, find_suspects
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
@@ -41,7 +41,7 @@ def repeated(spark, tmp_path):
 
 def suspects(spark, usage, count):
     with settings(spark, find_settings(count)):
-        return sorted(row[0] is None or row[0] for row in find_suspects(usage, count).collect())
+        return sorted(row[0] is None or row[0] for row in find_suspects(usage, buckets_of(count)).collect())
 
 
 @pytest.mark.parametrize("believed", [1, 320, 10_000_000])  # however many rows the table is taken to have
@@ -88,7 +88,7 @@ def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, 
 def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, monkeypatch):
     honest = rejected_by(spark, repeated, tmp_path / "honest")
 
-    def everything_is_suspect(usage, count):
+    def everything_is_suspect(usage, buckets):
         return usage.select(F.xxhash64("workspace_id", "request_id").alias("suspect_hash")).distinct()
 
     monkeypatch.setattr(metering, "find_suspects", everything_is_suspect)
@@ -98,7 +98,7 @@ def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, mon
 @pytest.mark.classic
 def test_a_clean_table_is_never_checked_by_content(spark, tmp_path, capsys, monkeypatch):
     usage_frame(spark, calls(50)).write.parquet(str(tmp_path / "usage"))
-    for name in ("rate_suspects", "rate_others", "rate_without_id"):
+    for name in ("rate_suspects", "rate_others", "without_id"):
         monkeypatch.delattr(metering, name)
     assert hourly_bill(["--usage", str(tmp_path / "usage"), "--output", str(tmp_path / "o"), "--currency", "USD"]) == 0
 
@@ -118,5 +118,5 @@ def test_the_plan_of_a_bill_is_one_scan_and_one_shuffle_and_of_the_search_for_re
     usage_frame(spark, calls(50)).write.parquet(str(tmp_path / "usage"))
     usage = spark.read.parquet(str(tmp_path / "usage"))
     priced_by = ["call_time", "input_tokens", "model", "output_tokens", "region", "workspace_id"]
-    assert parts(sum_calls(usage, usd)) == (1, 1, priced_by)
-    assert parts(find_suspects(usage, 50)) == (1, 1, ["request_id", "workspace_id"])
+    assert parts(group_calls(usage, usd)) == (1, 1, priced_by)
+    assert parts(find_suspects(usage)) == (1, 1, ["request_id", "workspace_id"])

@@ -10,7 +10,7 @@ from chispa import assert_df_equality
 from spark_billing import PriceList, UsageError, register, sql_function_ddl
 from spark_billing.commands.cli import main
 from spark_billing.core.schemas import USAGE
-from spark_billing.prices.price_list import MAX_TOKENS
+from spark_billing.prices.price import MAX_TOKENS
 from tests import oracle
 from tests.conftest import HOUR, ONE, call, setting, usage_frame
 from tests.oracle import COMMERCIAL_START

@@ -11,7 +11,8 @@ from chispa import assert_df_equality
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, UsageError, check_usage, model_call_cost, price_calls
-from spark_billing.core.schemas import PRICED, REJECT_REASONS, USAGE
+from spark_billing.core.schemas import PRICED, USAGE
+from spark_billing.usage.reasons import REJECT_REASONS
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 

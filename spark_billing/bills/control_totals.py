@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import Row
 
 from spark_billing.core.errors import TotalsError
-from spark_billing.core.schemas import REJECT_REASONS
+from spark_billing.usage.reasons import REJECT_REASONS
 
 TOKENS = ("input_tokens", "output_tokens")
 _KINDS = ("read", "billed", "rejected", "open", "too_old", "charged")

@@ -16,12 +16,11 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_billing.commands.files import read_text
 from spark_billing.core.errors import PriceListError, UsageError
 from spark_billing.core.hours import Period
-from spark_billing.core.session import job_session, settings
-from spark_billing.ledger.run import SESSION_SETTINGS
+from spark_billing.core.published import PRICE_LIST
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.files import FORMATS, MAPPABLE, map_columns, read_usage
-
-BUNDLED = "emr-serverless-spark"
+from spark_billing.usage.files import FORMATS, read_usage
+from spark_billing.usage.mapping import MAPPABLE, map_columns
 
 _ZONE = re.compile(r"UTC|Z|[+-][0-9]{2}:[0-9]{2}|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
 
@@ -102,7 +101,7 @@ def columns_of(arguments: argparse.Namespace) -> dict[str, str]:
 def price_list_of(arguments: argparse.Namespace, tokens_per_k: Optional[int] = None) -> PriceList:
     tokens_per_k = tokens_per_k or arguments.tokens_per_k
     if arguments.price_list is None:
-        return PriceList.bundled(BUNDLED, currency=arguments.currency, tokens_per_k=tokens_per_k)
+        return PriceList.bundled(PRICE_LIST, currency=arguments.currency, tokens_per_k=tokens_per_k)
     prices = read_prices("--price-list", arguments.price_list, tokens_per_k)
     if prices.currency != arguments.currency:
         raise PriceListError(

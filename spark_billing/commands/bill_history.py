@@ -6,9 +6,8 @@ import argparse
 
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
-from spark_billing.core.session import job_session, settings
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.ledger import reading as history
-from spark_billing.ledger.run import SESSION_SETTINGS
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

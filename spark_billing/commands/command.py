@@ -22,9 +22,10 @@ from spark_billing.core.errors import (
     RetractionError,
     SparkBillingError,
     UsageError,
+    spark_reason,
+    users_error,
 )
 from spark_billing.core.version import __version__
-from spark_billing.usage.files import spark_reason, users_error
 
 DONE = 0
 FAILED = 1  # nothing half-written is ever taken for a bill

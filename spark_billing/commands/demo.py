@@ -17,15 +17,15 @@ from spark_billing.commands.files import write_lines
 from spark_billing.commands.hourly_bill import bill
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.hours import hour_label, instant_label
+from spark_billing.core.money import money
 from spark_billing.core.schemas import USAGE
-from spark_billing.core.session import settings
+from spark_billing.core.session import SESSION_SETTINGS, settings
 from spark_billing.core.storage import Storage
-from spark_billing.core.text import money, table
+from spark_billing.core.text import table
 from spark_billing.estimates.estimate import estimate_calls
 from spark_billing.estimates.expected import Reconciliation
 from spark_billing.estimates.printed import figures_told
 from spark_billing.ledger.reading import ledger_lines
-from spark_billing.ledger.run import SESSION_SETTINGS
 from spark_billing.prices.price_list import PriceList
 from spark_billing.provider.causes import reconcile, summarize, told
 from spark_billing.provider.mapping import BillMapping, provider_bill, read_bill
@@ -40,7 +40,6 @@ from spark_billing.usage.checks import check_usage
 EXAMPLE_WORKSPACE = "w-0000000000example"
 EXAMPLE_HOUR = 1775613600  # 2026-04-08T10 in UTC+8
 EXAMPLE_COST = {"USD": Decimal("0.5308"), "CNY": Decimal("3.696")}
-
 COMMERCIAL_START = 1775577600  # 2026-04-08T00:00+08:00
 _CALLS = 20_000
 _REGIONS = (

@@ -16,14 +16,13 @@ from pyspark.sql import SparkSession
 from spark_billing.commands.arguments import add_price_arguments, price_list_of
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import write_lines
-from spark_billing.core.errors import UsageError
+from spark_billing.core.errors import UsageError, users_error
 from spark_billing.core.hours import parse_instant
-from spark_billing.core.session import job_session, settings
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.estimates.answers import learn_output
 from spark_billing.estimates.estimate import Estimate, OutputTokens, estimate_calls
 from spark_billing.estimates.printed import told
-from spark_billing.ledger.run import SESSION_SETTINGS
-from spark_billing.usage.files import FORMATS, read_usage, users_error
+from spark_billing.usage.files import FORMATS, read_usage
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

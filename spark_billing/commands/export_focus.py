@@ -15,16 +15,16 @@ from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import OutputError, TotalsError, UsageError
 from spark_billing.core.hours import hour_label, parse_month
-from spark_billing.core.money import add
+from spark_billing.core.money import add, money
+from spark_billing.core.published import PROVIDER
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
-from spark_billing.core.session import job_session, settings
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.core.storage import Storage
-from spark_billing.core.text import money, printable, table
+from spark_billing.core.text import printable, table
 from spark_billing.focus.files import FORMATS, read_focus, write_focus
-from spark_billing.focus.rows import PROVIDER, VERSIONS, billing_month, to_focus
+from spark_billing.focus.rows import VERSIONS, billing_month, to_focus
 from spark_billing.focus.rules import examine
 from spark_billing.ledger.reading import ledger_lines
-from spark_billing.ledger.run import SESSION_SETTINGS
 
 _EXAMPLES = """
 examples:

@@ -20,15 +20,13 @@ from spark_billing.commands.arguments import (
     price_list_of,
 )
 from spark_billing.commands.command import DONE, Command, say
-from spark_billing.core.errors import OutputError, SparkBillingError, UsageError
-from spark_billing.core.hours import Period, parse_instant
-from spark_billing.core.schemas import SECONDS_PER_HOUR
-from spark_billing.core.session import job_session, settings
+from spark_billing.core.errors import OutputError, SparkBillingError, UsageError, spark_reason
+from spark_billing.core.hours import SECONDS_PER_HOUR, Period, parse_instant
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.ledger.catalog import CatalogTables
-from spark_billing.ledger.run import SESSION_SETTINGS, Job, Outcome, bill_hours
+from spark_billing.ledger.run import Job, Outcome, bill_hours
 from spark_billing.prices.price_list import PriceList
 from spark_billing.reports.run_summary import summary
-from spark_billing.usage.files import spark_reason
 
 _EXAMPLES = """
 examples:

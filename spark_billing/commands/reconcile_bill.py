@@ -8,19 +8,18 @@ import json
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.commands.arguments import BUNDLED, read_prices
+from spark_billing.commands.arguments import read_prices
 from spark_billing.commands.command import DONE, UNEXPLAINED, Command, say
 from spark_billing.commands.files import read_text, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import Period, hour_label, parse_month
-from spark_billing.core.schemas import SECONDS_PER_HOUR, UTC8_SECONDS
-from spark_billing.core.session import job_session, settings
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label, parse_month
+from spark_billing.core.money import money
+from spark_billing.core.published import AMOUNT_DECIMALS, CENT, PRICE_LIST
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.core.storage import Storage
-from spark_billing.core.text import money
 from spark_billing.focus.files import CSV, as_text
 from spark_billing.ledger.reading import ledger_lines
-from spark_billing.ledger.run import SESSION_SETTINGS
 from spark_billing.prices.price_list import PriceList
 from spark_billing.provider import causes as reconciliation
 from spark_billing.provider.mapping import BillMapping, provider_bill, read_bill
@@ -71,7 +70,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--decimals",
         type=int,
         choices=range(2, 13),
-        default=reconciliation.PUBLISHED_DECIMALS,
+        default=AMOUNT_DECIMALS,
         metavar="N",
         help="of the provider's amounts: a row may be less than one unit of the last off (default 10)",
     )
@@ -149,7 +148,7 @@ def _prices(arguments: argparse.Namespace, *sides: DataFrame) -> PriceList:
     if arguments.price_list:
         return read_prices("--price-list", arguments.price_list)
     rows = (side.select("currency").first() for side in sides)
-    return PriceList.bundled(BUNDLED, currency=next((row[0] for row in rows if row is not None), "USD"))
+    return PriceList.bundled(PRICE_LIST, currency=next((row[0] for row in rows if row is not None), "USD"))
 
 
 def _write(differences: DataFrame, to: str, file_format: str) -> None:
@@ -161,7 +160,7 @@ def _write(differences: DataFrame, to: str, file_format: str) -> None:
 
 
 def _tolerances(arguments: argparse.Namespace, grain: str) -> str:
-    cent = f", or of a month less than {reconciliation.MONTH_END} below ours" if grain == "month" else ""
+    cent = f", or of a month less than {CENT} below ours" if grain == "month" else ""
     return (
         f"Taken for rounding: less than 10^-{arguments.decimals} for each row of the provider's bill{cent}. "
         f"Quantities may be {arguments.tokens_tolerance:,} tokens off."

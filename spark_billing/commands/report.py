@@ -12,10 +12,9 @@ from spark_billing.commands.files import place_of, read_text, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import Period, parse_month
-from spark_billing.core.session import job_session, settings
-from spark_billing.core.text import money
+from spark_billing.core.money import money
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.estimates.expected import Estimate, Reconciliation
-from spark_billing.ledger.run import SESSION_SETTINGS
 from spark_billing.reports.charts import require_matplotlib
 from spark_billing.reports.report import read_report
 from spark_billing.reports.report_page import report_html

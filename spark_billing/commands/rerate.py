@@ -16,7 +16,7 @@ from spark_billing.commands.arguments import (
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.core.session import job_session
 from spark_billing.estimates import rerating
-from spark_billing.usage.files import ROW
+from spark_billing.usage.mapping import ROW
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,11 +11,11 @@ from spark_billing.commands.files import place_of, say_lines, write_lines
 from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import hour_label, parse_month
-from spark_billing.core.session import job_session, settings
-from spark_billing.core.text import money
+from spark_billing.core.money import money
+from spark_billing.core.published import SETTLED_AFTER
+from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.ledger.reading import ledger_lines
-from spark_billing.ledger.run import SESSION_SETTINGS
-from spark_billing.reports.statement import SETTLED_AFTER, Statement, monthly_statement
+from spark_billing.reports.statement import Statement, monthly_statement
 from spark_billing.reports.statement_files import statement_csv, statement_html
 
 _FORMATS = ("text", "csv", "html")

@@ -1,4 +1,4 @@
-"""The columns and types of every stage: the contract of the package in one place."""
+"""The columns and types of usage, bill lines, bills and ledger lines: the contract of the package in one place."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOKENS = DecimalType(19, 0)  # a bigint as a decimal
 THOUSANDS = DecimalType(19, 3)  # of tokens: THOUSANDS x PRICE is AMOUNT, exactly
 
 
-def _columns(**types: DataType) -> StructType:
+def struct(**types: DataType) -> StructType:
     return StructType([StructField(name, dtype) for name, dtype in types.items()])
 
 
-USAGE = _columns(
+USAGE = struct(
     request_id=StringType(),
     workspace_id=StringType(),
     region=StringType(),
@@ -36,11 +36,11 @@ USAGE = _columns(
     input_tokens=LongType(),
     output_tokens=LongType(),
 )
+
 TAGS = MapType(StringType(), StringType())  # of the optional usage column `tags`
+PRICED = struct(price_id=StringType(), tier=StringType(), input_cost=COST, output_cost=COST, cost=COST)
 
-PRICED = _columns(price_id=StringType(), tier=StringType(), input_cost=COST, output_cost=COST, cost=COST)
-
-BILL_LINES = _columns(
+BILL_LINES = struct(
     workspace_id=StringType(),
     region=StringType(),
     model=StringType(),
@@ -58,7 +58,7 @@ BILL_LINES = _columns(
     amount=AMOUNT,
 )  # and one string column tag_KEY for each tag that the bill is grouped by
 
-LEDGER_LINES = _columns(
+LEDGER_LINES = struct(
     **{field.name: field.dataType for field in BILL_LINES.fields},
     entry=StringType(),  # ledger.ORIGINAL or ledger.ADJUSTMENT
     reason=StringType(),  # of an adjustment: ledger.ADJUSTMENT_REASONS
@@ -67,73 +67,7 @@ LEDGER_LINES = _columns(
     run_id=StringType(),
 )
 
-_FOCUS: dict[str, DataType] = {
-    "BilledCost": AMOUNT,
-    "BillingAccountId": StringType(),
-    "BillingAccountName": StringType(),
-    "BillingCurrency": StringType(),
-    "BillingPeriodEnd": TimestampType(),
-    "BillingPeriodStart": TimestampType(),
-    "ChargeCategory": StringType(),
-    "ChargeClass": StringType(),
-    "ChargeDescription": StringType(),
-    "ChargeFrequency": StringType(),
-    "ChargePeriodEnd": TimestampType(),
-    "ChargePeriodStart": TimestampType(),
-    "CommitmentDiscountStatus": StringType(),  # null: model calls know no commitments, but rules of others refer to it
-    "ConsumedQuantity": TOKENS,
-    "ConsumedUnit": StringType(),
-    "ContractedCost": AMOUNT,
-    "ContractedUnitPrice": PRICE,
-    "EffectiveCost": AMOUNT,
-    "InvoiceId": StringType(),
-    "InvoiceIssuerName": StringType(),
-    "ListCost": AMOUNT,
-    "ListUnitPrice": PRICE,
-    "PricingCategory": StringType(),
-    "PricingCurrency": StringType(),
-    "PricingCurrencyContractedUnitPrice": PRICE,
-    "PricingCurrencyEffectiveCost": AMOUNT,
-    "PricingCurrencyListUnitPrice": PRICE,
-    "PricingQuantity": THOUSANDS,
-    "PricingUnit": StringType(),
-    "RegionId": StringType(),
-    "RegionName": StringType(),
-    "ResourceId": StringType(),
-    "ResourceName": StringType(),
-    "ResourceType": StringType(),
-    "ServiceCategory": StringType(),
-    "ServiceName": StringType(),
-    "ServiceSubcategory": StringType(),
-    "SkuId": StringType(),
-    "SkuMeter": StringType(),
-    "SkuPriceDetails": StringType(),  # JSON
-    "SkuPriceId": StringType(),
-    "SubAccountId": StringType(),
-    "SubAccountName": StringType(),
-    "Tags": StringType(),  # JSON
-}
-_FOCUS_OF_VERSION = {
-    "1.2": ("ProviderName", "PublisherName"),
-    "1.4": ("HostProviderName", "InvoiceDetailId", "ServiceProviderName"),
-}
-_FOCUS_OWN: dict[str, DataType] = {
-    "x_BillingHour": StringType(),  # in UTC+8, such as 2026-04-08T10
-    "x_Entry": StringType(),
-    "x_Model": StringType(),
-    "x_Reason": StringType(),
-    "x_Requests": LongType(),
-    "x_Run": LongType(),
-    "x_Tier": StringType(),
-    "x_TokenType": StringType(),
-}
-# The rows of each version of FOCUS: its columns in alphabetical order, then our own
-FOCUS = {
-    version: _columns(**dict(sorted({**_FOCUS, **dict.fromkeys(names, StringType())}.items())), **_FOCUS_OWN)
-    for version, names in _FOCUS_OF_VERSION.items()
-}
-
-BILLS = _columns(
+BILLS = struct(
     workspace_id=StringType(),
     period_start=TimestampType(),
     period_end=TimestampType(),
@@ -146,58 +80,4 @@ BILLS = _columns(
     amount=AMOUNT,
 )
 
-PROVIDER_BILL = _columns(  # without the columns among workspace_id to tokens that a provider's bill does not tell
-    period_start=TimestampType(),
-    period_end=TimestampType(),
-    workspace_id=StringType(),
-    region=StringType(),
-    model=StringType(),
-    token_type=StringType(),
-    tier=StringType(),
-    tokens=LongType(),
-    price_per_1k=PRICE,
-    amount=AMOUNT,  # by the list price
-    discount=AMOUNT,
-    vouchers=AMOUNT,
-    currency=StringType(),
-)
-
-RECONCILIATION = _columns(
-    period_start=TimestampType(),
-    period_end=TimestampType(),
-    workspace_id=StringType(),
-    region=StringType(),
-    model=StringType(),
-    token_type=StringType(),
-    tier=StringType(),
-    cause=StringType(),  # reconciliation.CAUSES
-    our_tokens=TOTAL_TOKENS,
-    provider_tokens=TOTAL_TOKENS,
-    our_price_per_1k=PRICE,  # null where there are several
-    provider_price_per_1k=PRICE,
-    our_amount=AMOUNT,
-    provider_amount=AMOUNT,
-    difference=AMOUNT,  # of this cause: provider - ours
-    currency=StringType(),
-)
-
 RUN = StructField("run", LongType())  # of a written table: the run at which the row stands
-
-REJECT_REASONS = (  # the first that applies, in this order
-    "missing_request_id",
-    "missing_workspace_id",
-    "missing_region",
-    "missing_model",
-    "missing_call_time",
-    "invalid_input_tokens",
-    "invalid_output_tokens",
-    "unknown_model",
-    "unknown_region",
-    "no_price_in_force",
-    "input_tokens_out_of_range",
-    "duplicate_request",
-    "conflicting_request",
-)
-
-SECONDS_PER_HOUR = 3600
-UTC8_SECONDS = 8 * SECONDS_PER_HOUR  # the provider's billing cycles are clock hours in UTC+8, which has no summer time

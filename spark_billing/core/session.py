@@ -33,6 +33,17 @@ done
 exec "{java}" "$@"
 """
 
+# What a run needs of its session, whatever the cluster's defaults are
+SESSION_SETTINGS = {
+    "spark.sql.timestampType": "TIMESTAMP_LTZ",
+    "spark.sql.parquet.inferTimestampNTZ.enabled": "true",  # else a time without a zone passes for an instant
+    "spark.sql.files.ignoreCorruptFiles": "false",  # a file that cannot be read is not a file without calls
+    "spark.sql.files.ignoreMissingFiles": "false",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows
+    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # a workspace 007 is not 7
+    "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed
+}
+
 
 def job_session(app_name: str) -> SparkSession:
     """The running session if there is one, that of spark-submit if started by it, else a local one."""

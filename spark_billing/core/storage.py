@@ -23,41 +23,6 @@ from spark_billing.core.errors import OutputError
 _READERS = 16  # files read at once: on an object store each takes some milliseconds
 
 
-def orc_zone_conflict(spark: SparkSession, files: list[str], *, only_orc: bool = True) -> Optional[tuple[str, str]]:
-    """The zone that an ORC file was written in and this JVM's, if they differ; None if all files agree with the JVM.
-
-    ORC keeps wall-clock time and Spark reads it in the zone of the JVM, so a file of another zone gives other instants.
-    Without `only_orc` there may be files of other formats, which are told by their first bytes and left out.
-    """
-    session: Any = spark
-    orc = session._jvm.org.apache.orc.OrcFile
-    zones = session._jvm.java.util.TimeZone
-    configuration = session._jsc.hadoopConfiguration()
-    options = orc.readerOptions(configuration)
-    paths = [session._jvm.org.apache.hadoop.fs.Path(session._jvm.java.net.URI(file)) for file in files]
-
-    def is_orc(path: Any) -> bool:
-        stream = path.getFileSystem(configuration).open(path)
-        try:
-            return all(stream.read() == byte for byte in b"ORC")
-        finally:
-            stream.close()
-
-    if not only_orc:
-        with ThreadPoolExecutor(_READERS) as readers:
-            paths = [path for path, found in zip(paths, readers.map(is_orc, paths)) if found]
-    for path in paths:
-        reader = orc.createReader(path, options)
-        if not reader.getStripes():
-            continue
-        rows = reader.rows()
-        zone = rows.readStripeFooter(reader.getStripes()[0]).getWriterTimezone()
-        rows.close()
-        if not zone or not zones.getTimeZone(zone).hasSameRules(zones.getDefault()):
-            return zone or "an unknown zone", str(zones.getDefault().getID())
-    return None
-
-
 class Folder:
     """A folder to read from, its paths given relative to it."""
 

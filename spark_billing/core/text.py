@@ -1,17 +1,10 @@
-"""Figures, names and tables as a person reads them in a terminal. No Spark in here."""
+"""Names and tables as a person reads them in a terminal. No Spark in here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 
 _ID_WIDTH = 40
-
-
-def money(amount: Decimal) -> str:
-    """An amount in full, plain and unrounded, without needless zeros but with two decimals at least."""
-    whole, _, decimals = f"{amount.copy_abs():f}".partition(".")
-    return f"{'-' if amount < 0 else ''}{int(whole):,}.{decimals.rstrip('0').ljust(2, '0')}"
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:

@@ -9,8 +9,7 @@ from pyspark.sql import functions as F
 
 from spark_billing.core.errors import UsageError
 from spark_billing.core.text import printable
-from spark_billing.usage.calls import typed_calls
-from spark_billing.usage.checks import is_count
+from spark_billing.usage.calls import is_count, typed_calls
 
 MILLION = 1_000_000
 _RANK_ACCURACY = 10_000  # a quantile's rank is off by at most one in so many calls

@@ -19,17 +19,16 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
-from spark_billing.core.errors import UsageError
+from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.core.hours import epoch_us
 from spark_billing.estimates.answers import OutputPerInput, answer_tokens
 from spark_billing.estimates.token_ratios import LEVELS, RATIOS, estimated_tokens
-from spark_billing.prices.price_list import MAX_TOKENS, Price, PriceList, epoch_us
-from spark_billing.usage.calls import typed_calls
-from spark_billing.usage.checks import countable, is_count
-from spark_billing.usage.files import spark_reason
+from spark_billing.prices.price import MAX_TOKENS, Price
+from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.calls import countable, is_count, typed_calls
 
 StrOrColumn = Union[str, Column]
 OutputTokens = Union[int, str, Column, OutputPerInput]
-
 _SEED = 1  # of the sample: the same rows every time, as long as the table is read in the same partitions
 _FEWEST = 10**9  # rows of which a sample has one
 _ANSWERED, _NO_COUNT, _BAD_COUNT = 0, 1, 2  # what the assumption says of a call's output
@@ -244,7 +243,7 @@ def _grouped(calls: DataFrame, prices: PriceList) -> DataFrame:
     for level in LEVELS:
         given, answer = F.col(f"input_{level}"), F.col(f"output_{level}")
         place = F.lit(0)
-        for bound in _bounds(prices):
+        for bound in prices.tier_bounds:
             place = place + (given > bound).cast("int")
         no_count = F.when(F.col("output_missing"), _NO_COUNT).otherwise(_BAD_COUNT)
         state = F.when(F.coalesce(is_count(answer), F.lit(False)), _ANSWERED).otherwise(no_count)
@@ -258,10 +257,6 @@ def _grouped(calls: DataFrame, prices: PriceList) -> DataFrame:
     return calls.groupBy(
         next(named).alias("model"), next(named).alias("region"), reason.alias("reason"), "has_text", *keys
     ).agg(*sums)
-
-
-def _bounds(prices: PriceList) -> list[int]:
-    return sorted({bound for p in prices.prices for bound in (p.min_input_tokens, p.max_input_tokens)})
 
 
 # --- the groups, priced --------------------------------------------------------------------------------------------
@@ -286,12 +281,12 @@ def _priced(
         if price is None:
             refused[reason] += group["calls"] * one_in
             continue
-        per_input, per_output = price.input_nano, price.output_nano or 0  # of one token, in 10^-12
+        per_input, per_output = price.input_pico_per_token, price.output_pico_per_token or 0  # of one token, in 10^-12
         i, o, ii, io, oo = (int(group[f"{kind}_{level}"]) for kind in ("i", "o", "ii", "io", "oo"))
         calls += group["calls"]
         by_price[price.price_id] += group["calls"] * one_in
         input_tokens += i
-        output_tokens += 0 if price.output_nano is None else o
+        output_tokens += 0 if price.output_pico_per_token is None else o
         pico += i * per_input + o * per_output
         input_squares += ii
         pico_squares += ii * per_input**2 + 2 * io * per_input * per_output + oo * per_output**2
@@ -327,7 +322,7 @@ def _find(
         return None, "invalid_output_tokens"
     if reason is not None:
         return None, reason
-    bounds, place = _bounds(prices), group[f"place_{level}"]
+    bounds, place = prices.tier_bounds, group[f"place_{level}"]
     tiers = [p for p in in_force if (p.model, p.region) == (model, region)]
     for price in tiers:  # the calls lie between two bounds that follow each other, so a tier has all of them or none
         if 0 < place < len(bounds) and price.min_input_tokens < bounds[place] <= price.max_input_tokens:

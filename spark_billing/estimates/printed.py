@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal
 
-from spark_billing.core.hours import instant_label
-from spark_billing.core.text import money, table
+from spark_billing.core.hours import epoch_us, instant_label
+from spark_billing.core.money import money
+from spark_billing.core.text import table
 from spark_billing.estimates.estimate import Estimate
-from spark_billing.prices.price_list import epoch_us
 
 _REGIONS_WIDTH = 60
 

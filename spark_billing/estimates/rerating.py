@@ -9,12 +9,14 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_billing.core.errors import PriceListError
+from spark_billing.core.money import money
 from spark_billing.core.schemas import AMOUNT, COST
-from spark_billing.core.text import money, printable, table
+from spark_billing.core.text import printable, table
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import cost_of
 from spark_billing.usage.calls import BILLED_BY, typed_calls
-from spark_billing.usage.checks import check_usage, countable, rate_calls
+from spark_billing.usage.checks import check_usage
+from spark_billing.usage.rating import pico_cost, rate_calls
 
 _SHOWN = 10  # workspaces and models in the printed comparison
 
@@ -46,15 +48,13 @@ def rerate(usage: DataFrame, *, prices: PriceList, other: PriceList, duplicates:
         checked = check_usage(usage, prices=prices)
         usage = checked.filter(~F.coalesce(repeats, F.lit(False))).drop("reject_reason")
     calls = typed_calls(usage, BILLED_BY).drop("source")
-    found = ("price_row", "price_reject", "input_nano", "output_nano", "price_id", "tier", "reject")
+    found = ("price_row", "no_price", "input_pico_per_token", "output_pico_per_token", "price_id", "tier", "reject")
     first = rate_calls(calls, prices, BILLED_BY)
     first = first.withColumnsRenamed({name: f"first_{name}" for name in found})
     both = rate_calls(first, other, BILLED_BY)
 
-    tokens = {kind: countable(F.col(f"{kind}_tokens")) for kind in ("input", "output")}
-
     def cost(prefix: str) -> Column:
-        pico = tokens["input"] * F.col(f"{prefix}input_nano") + tokens["output"] * F.col(f"{prefix}output_nano")
+        pico = pico_cost("input", prefix) + pico_cost("output", prefix)
         return F.when(F.col(f"{prefix}reject").isNull(), cost_of(pico)).otherwise(F.lit(0).cast(COST))
 
     here, there = F.col("first_reject").isNull(), F.col("reject").isNull()

@@ -6,8 +6,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType, StructField, TimestampType
 
+from spark_billing.core.columns import quoted
 from spark_billing.focus.rows import plain, utc_text
-from spark_billing.usage.calls import quoted
 
 FORMATS = ("parquet", "csv")
 

@@ -13,29 +13,17 @@ from typing import Optional, Union
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import tag_column
+from spark_billing.core.columns import billing_date, quoted, tag_column
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import instant_label, parse_instant, parse_month
-from spark_billing.core.schemas import (
-    FOCUS,
-    LEDGER_LINES,
-    PRICE,
-    SECONDS_PER_HOUR,
-    THOUSANDS,
-    TOKENS,
-    UTC8_SECONDS,
-)
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, instant_label, parse_instant, parse_month
+from spark_billing.core.published import PROVIDER, SERVICE
+from spark_billing.core.schemas import LEDGER_LINES, PRICE, THOUSANDS, TOKENS
+from spark_billing.focus.columns import FOCUS
 from spark_billing.ledger.difference import ADJUSTMENT
-from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.calls import billing_date, quoted
+from spark_billing.prices.price_list import published_region_names
 
 VERSIONS = tuple(FOCUS)
-PROVIDER = "Alibaba Cloud"
-# A service has one category in FOCUS: Spark's computing is another service than the models in its AI Center
-SERVICE = "EMR Serverless Spark AI Center"
-
 ClosedMonths = Union[Sequence[str], Mapping[str, Optional[str]]]
-
 _SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 
 
@@ -91,7 +79,7 @@ def to_focus(
 
     month = billing_month(closed_months)
     if region_names is None:
-        region_names = PriceList.bundled("emr-serverless-spark", currency="USD").region_names
+        region_names = published_region_names()
     region_name = _named(F.col("region"), region_names)
     quantity = F.col("tokens").cast(TOKENS) * F.lit("0.001").cast("decimal(3,3)")
     columns = {

@@ -16,10 +16,12 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, DecimalType, StringType, StructField, TimestampType
 
+from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError
-from spark_billing.core.schemas import AMOUNT, FOCUS, SECONDS_PER_HOUR, TOTAL_TOKENS, UTC8_SECONDS
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
+from spark_billing.focus.columns import FOCUS
 from spark_billing.focus.rows import utc_text
-from spark_billing.usage.calls import quoted
 
 # Every row is the usage of a model at its list price; these are the specification's words for it
 _VALUES = {

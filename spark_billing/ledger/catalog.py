@@ -14,15 +14,14 @@ from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StringType, StructField, StructType
 
+from spark_billing.core.columns import quoted
 from spark_billing.core.errors import OutputError
 from spark_billing.core.schemas import BILL_LINES, BILLS, LEDGER_LINES, RUN
 from spark_billing.core.storage import Storage
 from spark_billing.ledger.files import PARTITIONED_BY
 from spark_billing.ledger.records import LINES, Ledger
-from spark_billing.usage.calls import quoted
 
 FOLDER = "spark_billing"  # below the location of the namespace
-
 _PARTITIONED_BY = {**PARTITIONED_BY, "ledger_lines": ("run_id", "billing_date")}
 _PATHS = {"ledger_lines": LINES}  # others are folders of their own names
 

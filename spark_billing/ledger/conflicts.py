@@ -9,47 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Optional
 
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_billing.core.columns import literal_rows
 from spark_billing.core.hours import hour_label, parse_hour
-from spark_billing.core.schemas import AMOUNT, SECONDS_PER_HOUR
-from spark_billing.prices.price_rows import REASON_CODE, cost_of, literal_rows
-from spark_billing.usage.checks import countable
+from spark_billing.core.schemas import AMOUNT
 
 _MEASURES = ("requests", "input_tokens", "output_tokens", "amount")
+
 _STANDING = (
     "workspace_id string, period_start bigint, region string, model string, rejected boolean, "
     f"billed_at bigint, requests bigint, input_tokens bigint, output_tokens bigint, amount {AMOUNT.simpleString()}"
 )
+
 _AS_SECONDS = ("period_start", "billed_at")
 _KEPT = 1000  # rows of conflicts in one record
-
-
-def conflicting_calls(checked: DataFrame) -> DataFrame:
-    """The calls that have a rival of the same id with other content, billed (`rejected` false) or not, counted by
-    workspace, hour, region, model and the hour of the copy that is billed: what explains why a bill moves when another
-    copy comes to light."""
-    conflict = F.col("reject") == REASON_CODE["conflicting_request"]
-    ids = checked.filter(conflict).select("workspace_id", "request_id").distinct()
-    rivals = checked.filter(F.col("reject").isNull() | conflict).join(ids, ["workspace_id", "request_id"], "left_semi")
-    seconds = F.unix_seconds("call_time")
-    tokens = {name: countable(F.col(f"{name}_tokens")) for name in ("input", "output")}
-    cost = cost_of(tokens["input"] * F.col("input_nano") + tokens["output"] * F.col("output_nano"))
-    hour = F.timestamp_seconds(seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR)))
-    of_billed = F.max(F.when(F.col("reject").isNull(), hour))
-    copies = Window.partitionBy("workspace_id", "request_id")
-    by = {"period_start": hour, "rejected": F.col("reject").isNotNull(), "billed_at": of_billed.over(copies)}
-    names = ("workspace_id", "period_start", "region", "model", "rejected", "billed_at")
-    return (
-        rivals.withColumns(by)
-        .groupBy(*names)
-        .agg(
-            F.count(F.lit(1)).alias("requests"),
-            *(F.sum(count).alias(f"{name}_tokens") for name, count in tokens.items()),
-            F.sum(cost).cast(AMOUNT).alias("amount"),
-        )
-    )
 
 
 def new_conflicts(conflicts: DataFrame, standing: Iterable[Sequence[Any]]) -> DataFrame:

@@ -12,9 +12,9 @@ from typing import Optional
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import bill_sums, tag_column
+from spark_billing.bills.lines import bill_sums
+from spark_billing.core.columns import quoted, tag_columns
 from spark_billing.core.schemas import BILL_LINES
-from spark_billing.usage.calls import quoted
 
 ORIGINAL, ADJUSTMENT = "original", "adjustment"
 
@@ -120,5 +120,5 @@ def _line_columns(lines: DataFrame) -> list[str]:
 
 
 def _names(lines: DataFrame) -> list[str]:
-    tags = sorted(name for name in lines.columns if name.startswith(tag_column("")))
+    tags = sorted(tag_columns(lines))
     return [*BILL_LINES.fieldNames(), *tags]

@@ -8,13 +8,12 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import tag_column
-from spark_billing.core.hours import date_label
-from spark_billing.core.schemas import REJECT_REASONS, SECONDS_PER_HOUR, TOTAL_TOKENS, UTC8_SECONDS
+from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns, total
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, date_label
 from spark_billing.core.storage import Storage
-from spark_billing.usage.calls import billing_date, billing_hour, quoted
-from spark_billing.usage.checks import countable
-from spark_billing.usage.files import ROW, as_it_came
+from spark_billing.usage.calls import countable
+from spark_billing.usage.mapping import ROW, as_it_came
+from spark_billing.usage.reasons import REJECT_REASONS
 
 # The tables under the output and how each is partitioned: what a run replaces is whole partitions
 PARTITIONED_BY = {
@@ -23,6 +22,7 @@ PARTITIONED_BY = {
     "rejected": ("billing_date", "billing_hour"),
     "priced_calls": ("billing_date", "billing_hour"),
 }
+
 _NO_TIME = "__HIVE_DEFAULT_PARTITION__"  # the partition of rows without a readable call_time
 _LINE_ORDER = ("period_start", "workspace_id", "region", "model", "tier", "token_type", "price_per_1k")
 
@@ -41,7 +41,7 @@ class Staging:
 
     def write_lines(self, lines: DataFrame, path: str) -> None:
         """Bill lines in a folder, by date and in order."""
-        tags = sorted(name for name in lines.columns if name.startswith(tag_column("")))
+        tags = sorted(tag_columns(lines))
         self._write(lines, path, ("billing_date",), (*_LINE_ORDER, *tags))
 
     def table(self, table: str, rows: DataFrame) -> DataFrame:
@@ -103,11 +103,6 @@ def touched_partitions(
             if values in hours if len(by) == 2 else values[0] in changed_dates:
                 touched.append(part)
     return touched
-
-
-def total(count: Column) -> Column:
-    """A sum of whole numbers that cannot overflow; 0 of nothing."""
-    return F.coalesce(F.sum(count.cast(TOTAL_TOKENS)), F.lit(0).cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS)
 
 
 def _partitions(storage: Storage, under: str, table: str) -> list[str]:

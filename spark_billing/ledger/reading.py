@@ -8,12 +8,13 @@ from typing import Optional
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_billing.core.columns import quoted, tag_columns
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.hours import date_label, instant_label, parse_hour
-from spark_billing.core.money import add
+from spark_billing.core.money import add, money
 from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.storage import Folder
-from spark_billing.core.text import money, printable, table
+from spark_billing.core.text import printable, table
 from spark_billing.ledger.records import Ledger
 
 
@@ -69,8 +70,8 @@ def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: s
     if lines is None:
         raise UsageError(f"nothing was ever billed in {output} on {date_label(start)} (UTC+8)")
     wanted = (F.unix_seconds("period_start") == start) & (F.col("workspace_id") == workspace_id)
-    tags = sorted(name for name in lines.columns if name.startswith("tag_"))
-    order = ["run", "region", "model", "tier", "token_type", "price_per_1k", *(f"`{tag}`" for tag in tags)]
+    tags = sorted(tag_columns(lines))
+    order = ["run", "region", "model", "tier", "token_type", "price_per_1k", *map(quoted, tags)]
     return lines.filter(wanted).orderBy(*order)
 
 

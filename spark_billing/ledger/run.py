@@ -19,17 +19,20 @@ from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.bills.control_totals import TOKENS, ControlTotals, balance
-from spark_billing.bills.lines import Pricing, bill_sums, hourly_bills, lines_of_sums, tag_column
+from spark_billing.bills.lines import bill_sums, hourly_bills, lines_of_sums
 from spark_billing.bills.metering import meter
+from spark_billing.bills.sums import Pricing
+from spark_billing.core.columns import hour_of, literal_rows, tag_column, tag_columns, total
 from spark_billing.core.errors import LostRaceError, RetractionError
-from spark_billing.core.hours import Period, date_label, hour_label, instant_label, ranges
-from spark_billing.core.schemas import AMOUNT, PRICED, SECONDS_PER_HOUR
+from spark_billing.core.hours import SECONDS_PER_HOUR, Period, date_label, hour_label, instant_label, ranges
+from spark_billing.core.money import money
+from spark_billing.core.schemas import AMOUNT, PRICED
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
-from spark_billing.core.text import money, printable
+from spark_billing.core.text import printable
 from spark_billing.ledger.conflicts import kept_conflicts, new_conflicts, unbilled
 from spark_billing.ledger.difference import difference, lowered_bills, net_lines
-from spark_billing.ledger.files import Staging, total, touched_partitions
+from spark_billing.ledger.files import Staging, touched_partitions
 from spark_billing.ledger.records import (
     Ledger,
     clear,
@@ -40,20 +43,9 @@ from spark_billing.ledger.records import (
     sums_by_hour,
 )
 from spark_billing.prices.price_list import PriceList
-from spark_billing.prices.price_rows import literal_rows
-from spark_billing.usage.checks import reason_of, with_costs
-from spark_billing.usage.files import refuse_zoneless_times
-
-# What a run needs of its session, whatever the cluster's defaults are
-SESSION_SETTINGS = {
-    "spark.sql.timestampType": "TIMESTAMP_LTZ",
-    "spark.sql.parquet.inferTimestampNTZ.enabled": "true",  # else a time without a zone passes for an instant
-    "spark.sql.files.ignoreCorruptFiles": "false",  # a file that cannot be read is not a file without calls
-    "spark.sql.files.ignoreMissingFiles": "false",
-    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows
-    "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # a workspace 007 is not 7
-    "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed
-}
+from spark_billing.usage.mapping import refuse_zoneless_times
+from spark_billing.usage.rating import with_costs
+from spark_billing.usage.reasons import reason_of
 
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
 _SHOWN = 5  # workspaces, hours or lowered bills in a message or a summary
@@ -226,7 +218,7 @@ class _Run:
                 "run_id": F.lit(self.run_id),
             }
         )
-        self.tag_columns = sorted(name for name in changes.columns if name.startswith(tag_column("")))
+        self.tag_columns = sorted(tag_columns(changes))
         too_old: dict[int, Any] = {}
         if len(self.covered) < len(self.closed):
             too_old = sums_by_hour(changes.filter(start < self.old_until))
@@ -340,10 +332,9 @@ class _Run:
         job, totals, rejected = self.job, self.totals.by_kind(), self.totals.rejected()
         if not rejected and not job.detail:
             return
-        rated = self.metered.rated()
+        rated = self.metered.rated
         if self.open_from < 2**62 or self.old_until > -(2**62):
-            start = F.unix_seconds("call_time")
-            start = start - F.pmod(start, F.lit(SECONDS_PER_HOUR))
+            start = hour_of(F.unix_seconds("call_time"))
             rated = rated.filter(start.isNull() | ((start < self.open_from) & (start >= self.old_until)))
         run = F.lit(number).cast("bigint")
         if rejected:

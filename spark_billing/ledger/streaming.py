@@ -15,13 +15,13 @@ from pyspark.sql import functions as F
 
 from spark_billing.commands.arguments import mapped_usage
 from spark_billing.commands.hourly_bill import bill
+from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import Period, ranges
-from spark_billing.core.schemas import SECONDS_PER_HOUR
+from spark_billing.core.hours import SECONDS_PER_HOUR, Period, ranges
 from spark_billing.core.session import settings
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import in_period, typed_calls
-from spark_billing.usage.files import map_columns, refuse_zoneless_times
+from spark_billing.usage.mapping import map_columns, refuse_zoneless_times
 
 _ID = ("workspace_id", "request_id")
 
@@ -97,8 +97,7 @@ def bill_touched_hours(
 
 def _hours(calls: DataFrame) -> set[int]:
     """The UTC+8 hours of mapped calls, in epoch seconds."""
-    seconds = F.unix_seconds("call_time")
-    hour = (seconds - F.pmod(seconds, F.lit(SECONDS_PER_HOUR))).alias("hour")
+    hour = hour_of(F.unix_seconds("call_time")).alias("hour")
     rows = typed_calls(calls, ("call_time",)).select(hour).distinct().collect()
     hours = {row["hour"] for row in rows}
     if None in hours:

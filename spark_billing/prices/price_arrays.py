@@ -12,11 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spark_billing.prices.price_list import FIRST_INSTANT_US, LAST_INSTANT_US, MAX_TOKENS, PriceList, periods
+from spark_billing.core.hours import FIRST_INSTANT_US, LAST_INSTANT_US
+from spark_billing.prices.price import MAX_TOKENS, periods
+from spark_billing.prices.price_list import PriceList
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
-
 UNPRICED = -1  # a row number meaning: no price
 
 
@@ -35,8 +36,8 @@ class PriceTable:
     period_starts: IntArray  # microseconds, inclusive
     band_tops: IntArray  # input tokens, inclusive
     bills_output: BoolArray  # by model: whether any of its rows has an output price
-    input_nano: IntArray  # by row; 0 in the last, which UNPRICED takes
-    output_nano: IntArray  # the same; 0 also where output is not billed
+    input_pico_per_token: IntArray  # by row; 0 in the last, which UNPRICED takes
+    output_pico_per_token: IntArray  # the same; 0 also where output is not billed
 
     @classmethod
     def of(cls, prices: PriceList) -> PriceTable:
@@ -44,7 +45,7 @@ class PriceTable:
         models = {model: number for number, model in enumerate(prices.models)}
         regions = {region: number for number, region in enumerate(sorted({p.region for p in prices.prices}))}
         starts = [start for start, _ in periods(prices.prices)]
-        tops = sorted({bound for p in prices.prices for bound in (p.min_input_tokens, p.max_input_tokens)})
+        tops = prices.tier_bounds
         row = np.full((len(models) + 1, len(regions) + 1, len(starts), len(tops) + 1), UNPRICED, dtype=np.int64)
         for number, price in enumerate(prices.prices):
             in_force = [i for i, start in enumerate(starts) if price.from_us <= start < price.to_us]
@@ -63,8 +64,8 @@ class PriceTable:
             period_starts=np.array(starts, dtype=np.int64),
             band_tops=np.array(tops, dtype=np.int64),
             bills_output=np.array([model not in free_output for model in models] + [True]),
-            input_nano=np.array([p.input_nano for p in prices.prices] + [0], dtype=np.int64),
-            output_nano=np.array([p.output_nano or 0 for p in prices.prices] + [0], dtype=np.int64),
+            input_pico_per_token=np.array([p.input_pico_per_token for p in prices.prices] + [0], dtype=np.int64),
+            output_pico_per_token=np.array([p.output_pico_per_token or 0 for p in prices.prices] + [0], dtype=np.int64),
         )
 
     def locate(
@@ -96,7 +97,7 @@ class PriceTable:
     def costs_pico(self, row: IntArray, input_tokens: IntArray, output_tokens: IntArray) -> tuple[IntArray, IntArray]:
         """The input and output cost of each located call in 10^-12 of the currency; 0 where `row` is UNPRICED."""
         # tokens of a call that has no price may be anything, but times 0 they cannot overflow
-        return input_tokens * self.input_nano[row], output_tokens * self.output_nano[row]
+        return input_tokens * self.input_pico_per_token[row], output_tokens * self.output_pico_per_token[row]
 
     def _period(self, call_time_us: IntArray) -> IntArray:
         """The number of the period of each call, or a single one if all are in the same, as in nearly every batch."""

@@ -1,23 +1,28 @@
-"""Calls -> rated calls, in native columns: a broadcast join to the price row of each single request."""
+"""The price list as a table to join, in native columns: the price row of each single request, or why it has none."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
-from typing import Any, Optional
+from collections.abc import Iterator
+from typing import Any
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.core.schemas import COST, PRICE, REJECT_REASONS
-from spark_billing.prices.price_list import BEGINNING_US, END_US, Price, PriceList, periods
+from spark_billing.core.columns import literal_rows
+from spark_billing.core.hours import BEGINNING_US, END_US
+from spark_billing.core.money import plain_units
+from spark_billing.core.schemas import COST, PRICE
+from spark_billing.prices.price import Price, periods
+from spark_billing.prices.price_list import PriceList
 
-REASON_CODE = {reason: code for code, reason in enumerate(REJECT_REASONS, start=1)}
+NOT_IN_FORCE, OUT_OF_RANGE = 1, 2  # why a model and region of the list have no price for a call: at its time, its size
 
 _CELL = (
     "cell_model string, cell_region string, from_us bigint, to_us bigint, above_tokens bigint, up_to_tokens bigint, "
-    "price_row int, price_reject int, input_nano bigint, output_nano bigint, price_id string, tier string"
+    "price_row int, no_price int, input_pico_per_token bigint, output_pico_per_token bigint, price_id string, "
+    "tier string"
 )
+
 _PRICE_ROW = (
     "price_row int, model string, region string, tier string, price_id string, currency string, "
     f"input_price {PRICE.simpleString()}, output_price {PRICE.simpleString()}, "
@@ -27,7 +32,7 @@ _PRICE_ROW = (
 
 def find_price(calls: DataFrame, prices: PriceList) -> DataFrame:
     """Adds to each call `price_row` (an index of `prices.prices`), its names and the prices of one token in 10^-12, or
-    the code of why it has no price (`price_reject`); all are null where the list has no row for the model and region at
+    why it has none in `no_price`; all are null where the list has no row for the model and region at
     any time. What a query does not use of this, Spark prunes."""
     cells = F.broadcast(literal_rows(calls.sparkSession, _CELL, _cells(prices)))
     at, tokens = F.unix_micros("call_time"), F.col("input_tokens")
@@ -39,7 +44,7 @@ def find_price(calls: DataFrame, prices: PriceList) -> DataFrame:
         & (tokens > F.col("above_tokens"))
         & (tokens <= F.col("up_to_tokens"))
     )
-    found = ("price_row", "price_reject", "input_nano", "output_nano", "price_id", "tier")
+    found = ("price_row", "no_price", "input_pico_per_token", "output_pico_per_token", "price_id", "tier")
     return calls.join(cells, in_cell, "left").select(calls["*"], *found)
 
 
@@ -56,22 +61,16 @@ def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:
                 "tier": p.tier,
                 "price_id": p.price_id,
                 "currency": p.currency,
-                "input_price": plain_units(p.input_nano, 9),
+                "input_price": plain_units(p.input_pico_per_token, 9),
                 "input_token_price": plain_units(
-                    p.input_nano, 12
+                    p.input_pico_per_token, 12
                 ),  # a price per 1,000 in 10^-9 is one per token in 10^-12
-                "output_price": plain_units(p.output_nano, 9),
-                "output_token_price": plain_units(p.output_nano, 12),
+                "output_price": plain_units(p.output_pico_per_token, 9),
+                "output_token_price": plain_units(p.output_pico_per_token, 12),
             }
             for number, p in enumerate(prices.prices)
         ),
     )
-
-
-def literal_rows(spark: SparkSession, schema: str, rows: Iterable[dict[str, Any]]) -> DataFrame:
-    """A small table that stands in the plan as one literal: no Python rows to ship, no data set to scan."""
-    content = F.from_json(F.lit(json.dumps(list(rows))), f"array<struct<{schema}>>")
-    return spark.range(0, 1, 1, 1).select(F.inline(content))
 
 
 def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
@@ -87,8 +86,8 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
             )
             cell = {"cell_model": model, "cell_region": region, "from_us": start, "to_us": end}
             if not in_force:
-                reason = REASON_CODE["no_price_in_force"]
-                yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": END_US, "price_reject": reason}
+                reason = NOT_IN_FORCE
+                yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": END_US, "no_price": reason}
                 continue
             for number, p in in_force:
                 yield {
@@ -96,23 +95,15 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
                     "above_tokens": p.min_input_tokens,
                     "up_to_tokens": p.max_input_tokens,
                     "price_row": number,
-                    "input_nano": p.input_nano,
-                    "output_nano": p.output_nano or 0,
+                    "input_pico_per_token": p.input_pico_per_token,
+                    "output_pico_per_token": p.output_pico_per_token or 0,
                     "price_id": p.price_id,
                     "tier": p.tier,
                 }
-            reason = REASON_CODE["input_tokens_out_of_range"]
+            reason = OUT_OF_RANGE
             lowest, highest = in_force[0][1].min_input_tokens, in_force[-1][1].max_input_tokens
-            yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": lowest, "price_reject": reason}
-            yield {**cell, "above_tokens": highest, "up_to_tokens": END_US, "price_reject": reason}
-
-
-def plain_units(units: Optional[int], scale: int) -> Optional[str]:
-    """So many units of 10^-scale as plain text."""
-    if units is None:
-        return None
-    digits = str(units).zfill(scale + 1)
-    return f"{digits[:-scale]}.{digits[-scale:]}"
+            yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": lowest, "no_price": reason}
+            yield {**cell, "above_tokens": highest, "up_to_tokens": END_US, "no_price": reason}
 
 
 def cost_of(pico: Column) -> Column:

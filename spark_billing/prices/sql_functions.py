@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Optional
 
+from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError
+from spark_billing.core.hours import FIRST_INSTANT_US, LAST_INSTANT_US
 from spark_billing.core.schemas import COST
-from spark_billing.prices.price_list import FIRST_INSTANT_US, LAST_INSTANT_US, MAX_TOKENS, Price, PriceList
-from spark_billing.usage.calls import quoted
+from spark_billing.prices.price import MAX_TOKENS, Price
+from spark_billing.prices.price_list import PriceList
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _FIRST, _LAST = (_EPOCH + timedelta(microseconds=us) for us in (FIRST_INSTANT_US, LAST_INSTANT_US))
-
 _PARAMETERS = "model STRING, region STRING, input_tokens BIGINT, output_tokens BIGINT, call_time TIMESTAMP_LTZ"
 _COST_TYPE = COST.simpleString().upper()
 
@@ -117,8 +118,8 @@ def _applies(price: Price) -> str:
 
 def _pico(price: Price) -> str:
     """The cost in whole 10^-12 of the currency: below 10^18 for every call that the row prices."""
-    cost = f"input_tokens * {price.input_nano}"
-    return cost if price.output_nano is None else f"{cost} + output_tokens * {price.output_nano}"
+    cost = f"input_tokens * {price.input_pico_per_token}"
+    return cost if price.output_pico_per_token is None else f"{cost} + output_tokens * {price.output_pico_per_token}"
 
 
 def _instant(at: datetime) -> str:

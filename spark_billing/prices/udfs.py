@@ -10,30 +10,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql.types import DataType, LongType, StringType, StructField, StructType
 
+from spark_billing.core.hours import BEGINNING_US, text_us
 from spark_billing.core.schemas import COST
 from spark_billing.prices.price_arrays import UNPRICED, BoolArray, IntArray, PriceTable
-from spark_billing.prices.price_list import BEGINNING_US, PriceList, epoch_us
+from spark_billing.prices.price_list import PriceList
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, SparkSession
+
 
 try:
     from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]
 except ImportError:  # before Spark 4.1
     arrow_udf = None
 
-if TYPE_CHECKING:
-    from pyspark.sql import Column, SparkSession
-
 # a UDF as its user sees it: columns (or their names) in, a column out
 CallUdf = Callable[..., "Column"]
-
 INVALID = -1  # a token count that is no whole number, or a negative one: it has no price
 NO_INSTANT = BEGINNING_US  # before all years that can be billed: it has no price either
 
@@ -42,10 +42,6 @@ REQUEST_COSTS = StructType(
 )
 
 _WHOLE_TEXT = re.compile(r" *([+-]?[0-9]{1,38})(\.0*)? *")
-_TIME_TEXT = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]((?:[01][0-9]|2[0-3]):[0-9]{2}:[0-9]{2})"
-    r"(?:\.([0-9]{1,9}))?(Z|[+-][0-9]{2}(?::?[0-9]{2})?)"
-)
 
 
 def model_call_cost(prices: PriceList) -> CallUdf:
@@ -133,9 +129,6 @@ def register(spark: SparkSession, prices: PriceList) -> None:
         spark.udf.register(name, made.with_zone(zone) if hasattr(made, "with_zone") else made)
 
 
-# --- a batch of calls: Arrow arrays to the kernel's numpy arrays and back ------------------------------------------
-
-
 def _locate(
     table: PriceTable,
     model: pa.Array,
@@ -194,27 +187,10 @@ def _instants(values: pa.Array) -> IntArray:
         micros: IntArray = _filled(values.cast(pa.timestamp("us", tz=values.type.tz)).cast(pa.int64()), NO_INSTANT)
         return micros
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-        read = (None if v is None else _instant_of_text(v) for v in values.to_pylist())
+        read = (None if v is None else text_us(v) for v in values.to_pylist())
         return np.array([NO_INSTANT if v is None else v for v in read], dtype=np.int64)
     # wall-clock time without a zone, or no time at all: never guessed
     return np.full(len(values), NO_INSTANT, dtype=np.int64)
-
-
-def _instant_of_text(text: str) -> Optional[int]:
-    match = _TIME_TEXT.fullmatch(text)
-    if match is None:
-        return None
-    day, time, fraction, offset = match.groups()
-    try:
-        local = epoch_us(datetime.fromisoformat(f"{day}T{time}+00:00"))
-    except ValueError:
-        return None
-    digits = "0000" if offset == "Z" else offset[1:].replace(":", "").ljust(4, "0")
-    ahead = int(digits[:2]) * 60 + int(digits[2:])
-    if int(digits[2:]) > 59 or ahead > 18 * 60:
-        return None
-    micros = int((fraction or "")[:6].ljust(6, "0"))
-    return local + micros - (-1 if offset[0] == "-" else 1) * ahead * 60_000_000
 
 
 def _filled(values: pa.Array, fill: float) -> Any:
@@ -227,9 +203,6 @@ def _decimals(pico: IntArray, priced: BoolArray) -> pa.Array:
     words[:, 0] = pico  # the low word; costs are never negative, so the high word is 0
     valid = None if priced.all() else pa.py_buffer(np.packbits(priced, bitorder="little"))
     return pa.Array.from_buffers(pa.decimal128(COST.precision, COST.scale), len(pico), [valid, pa.py_buffer(words)])
-
-
-# --- the engine's UDF around a function of Arrow arrays ------------------------------------------------------------
 
 
 def _call_udf(name: str, function: Callable[..., pa.Array], return_type: DataType) -> CallUdf:

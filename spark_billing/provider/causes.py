@@ -15,22 +15,16 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
+from spark_billing.core.columns import GRAINS, billing_date, literal_rows, period_end, period_start
 from spark_billing.core.errors import ProviderBillError, TotalsError
-from spark_billing.core.hours import hour_label
-from spark_billing.core.money import add, subtract
-from spark_billing.core.schemas import (
-    AMOUNT,
-    COST,
-    PRICE,
-    RECONCILIATION,
-    SECONDS_PER_HOUR,
-    TOKENS,
-)
-from spark_billing.core.text import money, printable, table
+from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label
+from spark_billing.core.money import add, money, plain_units, subtract
+from spark_billing.core.published import AMOUNT_DECIMALS, CENT
+from spark_billing.core.schemas import AMOUNT, COST, PRICE, TOKENS
+from spark_billing.core.text import printable, table
 from spark_billing.prices.price_list import PriceList
-from spark_billing.prices.price_rows import literal_rows, plain_units
-from spark_billing.provider.mapping import DIMENSIONS, GRAINS, period_end, period_start
-from spark_billing.usage.calls import billing_date
+from spark_billing.provider.mapping import DIMENSIONS
+from spark_billing.provider.schemas import RECONCILIATION
 
 CAUSES = {
     "rounding": "within the decimals that the provider publishes, or a month's total cut to the cent",
@@ -42,8 +36,6 @@ CAUSES = {
     "price_differs": "the same tokens, at a price that is in no tier of our list",
     "unexplained": "none of these",
 }
-PUBLISHED_DECIMALS = 10  # of the provider's amounts
-MONTH_END = Decimal("0.01")  # a month's total is rounded down to the cent
 _SHOWN = 10  # differences in the printed summary
 
 # so that the difference of two still has 12 decimals
@@ -62,7 +54,7 @@ def reconcile(
     prices: PriceList,
     grain: str,
     other_lines: Optional[DataFrame] = None,
-    decimals: int = PUBLISHED_DECIMALS,
+    decimals: int = AMOUNT_DECIMALS,
     tokens_tolerance: int = 0,
 ) -> DataFrame:
     """Every difference between our bill lines and the provider's bill, with its cause (`schemas.RECONCILIATION`).
@@ -343,7 +335,7 @@ def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int
     of_tokens = (F.col("more_tokens") != 0) & _between(difference, low, high)  # of the few that are tolerated
     within = (F.abs(difference) < F.col("tolerance")) | (difference == 0) | F.coalesce(of_tokens, F.lit(False))
     if grain == "month":
-        within |= (difference <= 0) & (difference > F.lit(-MONTH_END))
+        within |= (difference <= 0) & (difference > F.lit(-CENT))
     low, high = (F.col("provider_tokens").cast(TOKENS) * F.col(name) for name in ("lowest", "highest"))
     at_our_prices = _between(theirs, low.cast(_MONEY), high.cast(_MONEY))
     return cells.withColumns(
@@ -497,7 +489,7 @@ def _has_a_price(amount: Column, tokens: Column) -> Column:
 def _tiers(prices: PriceList) -> Iterator[dict[str, Any]]:
     by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for price in prices.prices:
-        for kind, nano in (("input", price.input_nano), ("output", price.output_nano)):
+        for kind, nano in (("input", price.input_pico_per_token), ("output", price.output_pico_per_token)):
             if nano is not None:
                 tier: dict[str, Any] = {"tier": price.tier, "from_us": price.from_us, "to_us": price.to_us}
                 tier["price"] = plain_units(nano, 12)  # a price per 1,000 in 10^-9 is one per token in 10^-12

@@ -29,19 +29,22 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from spark_billing.core.columns import GRAINS, period_end, period_start
 from spark_billing.core.errors import ProviderBillError
-from spark_billing.core.schemas import AMOUNT, PRICE, PROVIDER_BILL, SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.hours import INSTANT_TEXT, SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.schemas import AMOUNT, PRICE
 from spark_billing.core.text import printable
-from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.calls import INSTANT_TEXT, billing_date
+from spark_billing.prices.price_list import published_region_names
+from spark_billing.provider.schemas import PROVIDER_BILL
 
-GRAINS = ("hour", "day", "month")
 DIMENSIONS = ("workspace_id", "region", "model", "token_type", "tier")
 _ITEM = ("model", "token_type", "tier")
+
 _COLUMNS = (
     *("period", "workspace_id", "region", "item", *_ITEM),
     *("quantity", "unit", "price", "amount", "discount", "vouchers", "currency"),
 )
+
 # The columns of the bills whose names are published; [columns] of the mapping overrides each
 LAYOUTS: dict[str, dict[str, str]] = {
     "describe-instance-bill": {
@@ -70,11 +73,11 @@ LAYOUTS: dict[str, dict[str, str]] = {
     },
     "table": {},
 }
+
 _OPTIONAL = ("price", "discount", "vouchers", "quantity", "unit")  # of a layout: left out if the bill lacks them
 _PLAIN_NUMBER = r"\A-?[0-9]{1,20}(\.[0-9]{1,18})?\z"
 _LOCAL_PERIOD = r"\A[0-9]{4}-[0-9]{2}(-[0-9]{2}(T[0-9]{2})?)?\z"
 _WIDE = DecimalType(38, 18)
-_SECONDS = {"hour": SECONDS_PER_HOUR, "day": 24 * SECONDS_PER_HOUR}
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class BillMapping:
                      f"{name} is {tokens!r} tokens; needed is 1, 10, 100, ...")  # fmt: skip
         for name in ("workspaces", "regions"):
             _require(_texts(given.get(name, {}).values()), f"{name} must give a text for each id")
-        regions = {name: region for region, name in _published_regions().items()}
+        regions = {name: region for region, name in published_region_names().items()}
         return cls(grain, layout, columns, items, ignored, units, price_per, given.get("workspaces", {}),
                    {**regions, **given.get("regions", {})})  # fmt: skip
 
@@ -258,23 +261,6 @@ def provider_bill(bill: DataFrame, mapping: BillMapping) -> DataFrame:
     return kept.select(*(columns[f.name].cast(f.dataType).alias(f.name) for f in fields))
 
 
-def period_start(seconds: Column, grain: str) -> Column:
-    """The start, in epoch seconds, of the UTC+8 hour, day or month that an instant is in."""
-    if grain == "month":
-        return _midnight(F.trunc(billing_date(seconds), "month"))
-    return seconds - F.pmod(seconds + F.lit(UTC8_SECONDS), F.lit(_SECONDS[grain]))
-
-
-def period_end(seconds: Column, grain: str) -> Column:
-    """Its end, in epoch seconds."""
-    if grain == "month":
-        return _midnight(F.add_months(F.trunc(billing_date(seconds), "month"), 1))
-    return period_start(seconds, grain) + F.lit(_SECONDS[grain])
-
-
-# --- the mapping ---------------------------------------------------------------------------------------------------
-
-
 def _toml(text: str) -> Any:
     try:
         tomllib = importlib.import_module("tomllib")
@@ -296,10 +282,6 @@ def _items(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _published_regions() -> dict[str, str]:
-    return PriceList.bundled("emr-serverless-spark", currency="USD").region_names
-
-
 def _texts(values: Any) -> bool:
     several = isinstance(values, Iterable) and not isinstance(values, (str, Mapping))
     return several and all(isinstance(value, str) and value for value in values)
@@ -313,9 +295,6 @@ def _require(holds: bool, otherwise: str) -> None:
 def _require_known(what: str, given: Mapping[str, Any], known: Sequence[str]) -> None:
     for name in given:
         _require(name in known, f"unknown {what} {name!r}; known are {', '.join(known)}")
-
-
-# --- the bill ------------------------------------------------------------------------------------------------------
 
 
 def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str]]) -> DataFrame:
@@ -517,10 +496,6 @@ def _period(column: Column, dtype: DataType, grain: str) -> Column:
     fine = F.length(text) >= {"hour": 13, "day": 10, "month": 7}[grain]
     instant = F.when(text.rlike(_LOCAL_PERIOD) & fine, local).when(text.rlike(INSTANT_TEXT), text)
     return F.unix_seconds(F.try_to_timestamp(instant))
-
-
-def _midnight(day: Column) -> Column:
-    return F.unix_date(day).cast("bigint") * F.lit(24 * SECONDS_PER_HOUR) - F.lit(UTC8_SECONDS)
 
 
 def _problem(

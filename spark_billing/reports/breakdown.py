@@ -12,7 +12,6 @@ from typing import Optional
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import tag_column
 from spark_billing.core.errors import TotalsError
 from spark_billing.core.money import add
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
@@ -50,10 +49,6 @@ class Part:
     name: Optional[str]  # null: the lines that have none, such as those without this tag; or the others
     sums: Sums
     others: int = 0  # how many this row stands for; 0: it stands for itself
-
-
-def tag_columns(lines: DataFrame) -> list[str]:
-    return sorted(name for name in lines.columns if name.startswith(tag_column("")))
 
 
 def breakdown(

@@ -6,7 +6,8 @@ import html
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
-from spark_billing.core.text import money, printable
+from spark_billing.core.money import money
+from spark_billing.core.text import printable
 from spark_billing.reports.breakdown import Part
 
 _NAME_WIDTH = 80

@@ -10,17 +10,16 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import tag_column
+from spark_billing.core.columns import quoted, tag_column, tag_columns
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import Period, hour_label
-from spark_billing.core.schemas import REJECT_REASONS, SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
 from spark_billing.core.storage import Folder, path_is_absent
 from spark_billing.estimates.expected import Estimate, Reconciliation
 from spark_billing.ledger.difference import ORIGINAL
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.ledger.records import Ledger
-from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, tag_columns, total_of
-from spark_billing.usage.calls import quoted
+from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, total_of
+from spark_billing.usage.reasons import REJECT_REASONS
 
 _MOST_DAYS = 1_100  # three years
 _WHOLE = ("entry", "hour", "currency")  # lists that are never cut

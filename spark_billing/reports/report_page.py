@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Optional
 
-from spark_billing.core.hours import hour_label
-from spark_billing.core.money import add
-from spark_billing.core.schemas import SECONDS_PER_HOUR
-from spark_billing.core.text import money, printable
+from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label
+from spark_billing.core.money import add, money
+from spark_billing.core.text import printable
 from spark_billing.estimates.expected import Estimate, Reconciliation
 from spark_billing.reports import charts
 from spark_billing.reports import html as pages

@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 from spark_billing.core.hours import hour_label
-from spark_billing.core.text import money, printable, table
+from spark_billing.core.money import money
+from spark_billing.core.text import printable, table
 from spark_billing.ledger.run import Outcome
 from spark_billing.prices.price_list import PriceList
 

@@ -11,22 +11,18 @@ from typing import Optional
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import tag_column
+from spark_billing.core.columns import quoted, tag_column, tag_columns
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import Period, instant_label, parse_instant, parse_month, ranges
-from spark_billing.core.money import EXACT
-from spark_billing.core.schemas import LEDGER_LINES, SECONDS_PER_HOUR
-from spark_billing.core.text import money, printable, table
-from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, sums_by, tag_columns, total_of
-from spark_billing.usage.calls import quoted
+from spark_billing.core.hours import SECONDS_PER_HOUR, Period, instant_label, parse_instant, parse_month, ranges
+from spark_billing.core.money import EXACT, money
+from spark_billing.core.published import CENT, SETTLED_AFTER
+from spark_billing.core.schemas import LEDGER_LINES
+from spark_billing.core.text import printable, table
+from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, sums_by, total_of
 
 FINAL, OPEN = "final", "open"
-SETTLED_AFTER = 48  # hours: the provider's exports settle within 24 to 48
-
 HEADS = ("calls", "input tokens", "output tokens", "original", "adjustments")
-
 _SHOWN_RANGES = 20  # of hours without usage, in text and HTML
-_CENT = Decimal("0.01")
 _WHOLE = ("entry", "hour", "currency")  # lists that are never cut
 _TITLES = {"workspace": "By workspace", "model": "By model", "entry": "By why it was added"}
 
@@ -48,7 +44,7 @@ class Statement:
     @property
     def rounded(self) -> Decimal:
         """The total rounded down to the cent: the one place where anything is rounded."""
-        return self.total.amount.quantize(_CENT, ROUND_FLOOR, EXACT)
+        return self.total.amount.quantize(CENT, ROUND_FLOOR, EXACT)
 
     @property
     def final_until(self) -> int:

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Optional
 
+from spark_billing.core.columns import tag_columns
 from spark_billing.core.errors import TotalsError
-from spark_billing.core.hours import hour_label, instant_label
-from spark_billing.core.money import add
-from spark_billing.core.schemas import SECONDS_PER_HOUR
-from spark_billing.core.text import money
+from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label, instant_label
+from spark_billing.core.money import add, money
 from spark_billing.reports import html as pages
-from spark_billing.reports.breakdown import Sums, tag_columns
+from spark_billing.reports.breakdown import Sums
 from spark_billing.reports.statement import HEADS, Statement, cells_of, title
 
 _BEFORE_TAGS = ("kind", "month", "workspace_id", "model")

@@ -19,20 +19,15 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError
-from spark_billing.core.schemas import SECONDS_PER_HOUR, TAGS, USAGE, UTC8_SECONDS
-from spark_billing.prices.price_list import FIRST_INSTANT_US, LAST_INSTANT_US
+from spark_billing.core.hours import FIRST_INSTANT_US, INSTANT_TEXT, LAST_INSTANT_US
+from spark_billing.core.schemas import TAGS, USAGE
+from spark_billing.prices.price import MAX_TOKENS
 
 PRICED_BY = ("region", "model", "call_time", "input_tokens", "output_tokens")  # what the price of a call depends on
 BILLED_BY = ("workspace_id", *PRICED_BY)  # and the line it goes to
-
 _WHOLE_TEXT = r"\A *([+-]?[0-9]{1,38})(\.0*)? *\z"
-# Spark reads an offset only after seconds
-INSTANT_TEXT = (
-    r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}(:?[0-9]{2})?)\z"
-)
-ZONELESS_TEXT = r"\A[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,9})?)?\z"
-
 _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 
 
@@ -83,11 +78,6 @@ def usage_field(usage: DataFrame, name: str) -> Optional[StructField]:
     return fields[0] if fields else None
 
 
-def quoted(name: str) -> str:
-    """A column name as Spark reads it whatever is in it."""
-    return "`" + name.replace("`", "``") + "`"
-
-
 def readable_instant(call_time: Column) -> Column:
     """Whether an instant lies within the years that can be billed (1 to 9999)."""
     return (call_time >= _instant(FIRST_INSTANT_US)) & (call_time <= _instant(LAST_INSTANT_US))
@@ -101,19 +91,6 @@ def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) ->
     within = (call_time >= _instant(start_us)) & (call_time < _instant(end_us))
     unreadable = (call_time < _instant(FIRST_INSTANT_US)) | (call_time > _instant(LAST_INSTANT_US))
     return within | unreadable | call_time.isNull()
-
-
-def billing_date(seconds: Column) -> Column:
-    """The date in UTC+8 of an instant in epoch seconds, whatever the session's zone."""
-    local = seconds + F.lit(UTC8_SECONDS)
-    day = F.lit(24 * SECONDS_PER_HOUR)
-    return F.date_from_unix_date(((local - F.pmod(local, day)) / day).cast("int"))
-
-
-def billing_hour(seconds: Column) -> Column:
-    """The clock hour in UTC+8, 0 to 23, of an instant in epoch seconds."""
-    second = F.pmod(seconds + F.lit(UTC8_SECONDS), F.lit(24 * SECONDS_PER_HOUR))
-    return ((second - F.pmod(second, F.lit(SECONDS_PER_HOUR))) / F.lit(SECONDS_PER_HOUR)).cast("int")
 
 
 def _instant(micros: int) -> Column:
@@ -165,6 +142,16 @@ def _call_time(column: Column, dtype: DataType) -> Column:
         text = column.cast(StringType())
         instant = F.when(text.rlike(INSTANT_TEXT), F.try_to_timestamp(text))
     return F.when(readable_instant(instant), instant)
+
+
+def countable(tokens: Column) -> Column:
+    """A count that control totals add up: 0 for what cannot be the tokens of one request, so no sum can overflow."""
+    return F.when(is_count(tokens), tokens).otherwise(F.lit(0).cast("bigint"))
+
+
+def is_count(tokens: Column) -> Column:
+    """Whether a number can be the tokens of one request; null for null."""
+    return tokens.between(0, MAX_TOKENS)
 
 
 _TYPED: dict[str, Callable[[Column, DataType], Column]] = {

@@ -1,43 +1,23 @@
-"""Read a usage table of any shape and map its columns to the contract, without ever guessing a time zone."""
+"""A usage table read from where it lies: Parquet, ORC, JSON, CSV, or a table of the catalog."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
-from typing import Optional
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Optional
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import NullType, StringType, StructField, StructType, TimestampNTZType
+from pyspark.sql.types import StringType, StructField, StructType
 
-from spark_billing.core.errors import UsageError
-from spark_billing.core.schemas import USAGE
-from spark_billing.core.storage import orc_zone_conflict
-from spark_billing.usage.calls import INSTANT_TEXT, ZONELESS_TEXT, quoted, require_columns, usage_field
+from spark_billing.core.columns import quoted
+from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.core.storage import _READERS
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
-MAPPABLE = (*USAGE.fieldNames(), "tags")
 _CORRUPT = "_corrupt_record"  # as Spark names it for JSON
-ROW = "row_as_it_came"  # the mapped table's column with the source's row
-
 _ENDINGS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
-_COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
-
-# What a run can meet in the rows of a usage table or in the user's own expressions (Spark's error conditions)
-_USERS_ERRORS = re.compile(
-    r"\[((?:CAST_|DIVIDE_BY_ZERO|ARITHMETIC_OVERFLOW|INTERVAL_|INVALID_|CANNOT_PARSE|NUMERIC_VALUE|FAILED_READ_FILE|"
-    r"MALFORMED_|UNRESOLVED_|DATATYPE_MISMATCH|PARSE_SYNTAX|PATH_NOT_FOUND|TABLE_OR_VIEW_NOT_FOUND|UNABLE_TO_INFER|"
-    r"MAP_KEY_|NULL_MAP_KEY|REMAINDER_BY_ZERO|BINARY_ARITHMETIC_|INCONSISTENT_BEHAVIOR|CANNOT_DECODE|DATETIME_|UNSUPPORTED_|AMBIGUOUS_|COLUMN_ALREADY_EXISTS|WRONG_NUM_ARGS)[A-Z_0-9.]*)\]\s*([^\n]*)"
-)
-
-# Spark 3.5 has no condition for a file that it cannot read
-_UNREADABLE_FILE = re.compile(
-    r"(?:Encountered error while reading file|Parquet column cannot be converted in file|CSV header does not conform|"
-    r"\S+ is not a Parquet file|Malformed ORC file|Not a valid ORC file|"
-    r"Unexpected end of input stream|Unescaped quote character|Unexpected character '.' following quoted value)[^\n]*"
-)
 
 
 def read_usage(spark: SparkSession, location: str, file_format: Optional[str], what: str = "usage") -> DataFrame:
@@ -122,112 +102,36 @@ def _refuse_an_open_quote(spark: SparkSession, location: str) -> None:
         )
 
 
-def map_columns(
-    source: DataFrame,
-    columns: Mapping[str, str],
-    *,
-    call_time_zone: Optional[str] = None,
-    duplicates: bool = True,
-) -> DataFrame:
-    """The usage columns of a source table: its own, or Spark SQL expressions over it; its row in `row_as_it_came`.
+def orc_zone_conflict(spark: SparkSession, files: list[str], *, only_orc: bool = True) -> Optional[tuple[str, str]]:
+    """The zone that an ORC file was written in and this JVM's, if they differ; None if all files agree with the JVM.
 
-    `call_time_zone` says that the session's zone is that of the log: it is what gives instants to times without an
-    offset. Without it only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
+    ORC keeps wall-clock time and Spark reads it in the zone of the JVM, so a file of another zone gives other instants.
+    Without `only_orc` there may be files of other formats, which are told by their first bytes and left out.
     """
-    for name, expression in columns.items():
-        _check_expression(source, name, expression)
-    needed = [name for name in USAGE.fieldNames() if duplicates or name != "request_id"]
-    require_columns(source, [name for name in needed if name not in columns])
+    session: Any = spark
+    orc = session._jvm.org.apache.orc.OrcFile
+    zones = session._jvm.java.util.TimeZone
+    configuration = session._jsc.hadoopConfiguration()
+    options = orc.readerOptions(configuration)
+    paths = [session._jvm.org.apache.hadoop.fs.Path(session._jvm.java.net.URI(file)) for file in files]
 
-    mapped = [F.struct("*").alias(ROW)]
-    for name in [*needed, "tags"]:
-        field = usage_field(source, name)
-        if name in columns:
-            mapped.append(F.expr(columns[name]).alias(name))
-        elif field is not None:
-            mapped.append(F.col(quoted(field.name)).alias(name))
-    usage = source.select(*mapped)
-    plain = "call_time" not in columns or is_column(source, columns["call_time"])
-    dtype = usage.schema["call_time"].dataType
-    if call_time_zone is None:
-        if not plain:
-            raise UsageError(
-                f"call_time is mapped to {columns['call_time']!r}, and what instant that gives depends on a time zone; "
-                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
-            )
-        if isinstance(dtype, TimestampNTZType):
-            raise UsageError(
-                "call_time is timestamp_ntz, a time without a zone; "
-                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
-            )
-    elif isinstance(dtype, TimestampNTZType):
-        usage = usage.withColumn("call_time", F.col("call_time").cast("timestamp"))
-    elif isinstance(dtype, StringType):
-        readable = F.col("call_time").rlike(INSTANT_TEXT) | F.col("call_time").rlike(ZONELESS_TEXT)
-        usage = usage.withColumn("call_time", F.when(readable, F.try_to_timestamp("call_time")))
-    return usage
+    def is_orc(path: Any) -> bool:
+        stream = path.getFileSystem(configuration).open(path)
+        try:
+            return all(stream.read() == byte for byte in b"ORC")
+        finally:
+            stream.close()
 
-
-def refuse_zoneless_times(usage: DataFrame) -> None:
-    """`UsageError` if a call time of the mapped usage is text without an offset. Scans until it has found one."""
-    if not isinstance(usage.schema["call_time"].dataType, StringType):
-        return
-    row = usage.filter(F.col("call_time").rlike(ZONELESS_TEXT)).select("call_time").first()
-    if row is not None:
-        raise UsageError(
-            f"call_time has text without an offset, such as {row['call_time']!r}, and a zone is never guessed; "
-            "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
-        )
-
-
-def as_it_came(row: Column, taken: Collection[str], source: StructType) -> list[Column]:
-    """The source's columns from the struct `row`; one whose name is `taken` by an added column is `source_NAME`."""
-    columns, own = [], {field.name.lower() for field in source.fields}
-    for field in source.fields:
-        column = row.getField(field.name)
-        if isinstance(field.dataType, NullType):
-            column = column.cast("string")  # Parquet has no type for a column of nothing
-        name = field.name
-        while name.lower() in taken or (name != field.name and name.lower() in own):
-            name = f"source_{name}"
-        columns.append(column.alias(name))
-    return columns
-
-
-def is_column(source: DataFrame, expression: str) -> bool:
-    """Whether an expression is nothing but a column of the source, or a field nested in one."""
-    if not _COLUMN.fullmatch(expression.strip()):
-        return False
-    first = re.match(r"`(?:[^`]|``)+`|\w+", expression.strip())
-    name = first[0].strip("`").replace("``", "`") if first else ""
-    return name.lower() in (field.name.lower() for field in source.schema.fields)
-
-
-def users_error(error: Exception) -> Optional[str]:
-    """What Spark says of a usage table or a user's expression, in a line; None if the failure is of another kind."""
-    causes = _USERS_ERRORS.findall(str(error))
-    if not causes:
-        unreadable = _UNREADABLE_FILE.search(str(error))
-        return f"FAILED_READ_FILE: {unreadable[0].strip()}" if unreadable else None
-    condition, text = causes[-1]  # the innermost cause
-    return f"{condition}: {text.strip()}"
-
-
-def spark_reason(error: Exception) -> str:
-    """A Spark error in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith("An error occurred while calling")]  # py4j's own words
-    return users_error(error) or next(iter(told), repr(error))
-
-
-def _check_expression(source: DataFrame, name: str, expression: str) -> None:
-    if name not in MAPPABLE:
-        raise UsageError(f"--column {name}={expression}: no such usage column; they are {', '.join(MAPPABLE)}")
-    try:
-        # what may stand in a WHERE is one value per row: no explode, which would bill a call twice, no aggregate
-        _ = source.where(F.expr(expression).isNull()).schema
-    except PySparkException as error:
-        hint = ""
-        if "UNRESOLVED" in str(error) and re.fullmatch(r"[\w.-]+", expression):
-            hint = f" If it is meant as text, quote it: --column \"{name}='{expression}'\"."
-        raise UsageError(f"--column {name}={expression}: {spark_reason(error)}.{hint}") from None
+    if not only_orc:
+        with ThreadPoolExecutor(_READERS) as readers:
+            paths = [path for path, found in zip(paths, readers.map(is_orc, paths)) if found]
+    for path in paths:
+        reader = orc.createReader(path, options)
+        if not reader.getStripes():
+            continue
+        rows = reader.rows()
+        zone = rows.readStripeFooter(reader.getStripes()[0]).getWriterTimezone()
+        rows.close()
+        if not zone or not zones.getTimeZone(zone).hasSameRules(zones.getDefault()):
+            return zone or "an unknown zone", str(zones.getDefault().getID())
+    return None

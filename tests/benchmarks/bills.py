@@ -22,10 +22,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import DecimalType
 
 from spark_billing import PriceList, hourly_bills, model_call_cost, price_calls
-from spark_billing.bills.lines import Pricing, lines_of_sums, merge_sums, rate_groups, sum_calls
+from spark_billing.bills.lines import lines_of_sums
+from spark_billing.bills.sums import Pricing, sum_calls
 from spark_billing.core.session import local_session, settings
-from spark_billing.prices.price_list import MAX_TOKENS
-from spark_billing.usage.repeats import find_settings, find_suspects
+from spark_billing.prices.price import MAX_TOKENS
+from spark_billing.usage.repeats import buckets_of, find_settings, find_suspects
 from tests.benchmarks.generate import generated
 from tests.benchmarks.one_machine import CORES, duckdb_bills, polars_bills
 from tests.benchmarks.rounds import ratio, report, spread
@@ -72,14 +73,13 @@ class Contest:
         return self.usage.groupBy("workspace_id", self.hour, "model", "region").agg(*sums)
 
     def ours(self, pricing: Pricing = "native") -> DataFrame:
-        groups = rate_groups(sum_calls(self.usage, self.prices, (), pricing), self.prices)
-        bills = hourly_bills(lines_of_sums(merge_sums(groups), self.prices))
+        bills = hourly_bills(lines_of_sums(sum_calls(self.usage, self.prices, (), pricing), self.prices))
         hour = F.unix_seconds("period_start").alias("hour")
         return bills.select("workspace_id", hour, "requests", "input_tokens", "output_tokens", "amount")
 
     def ours_checked(self) -> DataFrame:
         with settings(self.spark, find_settings(self.rows)):
-            if find_suspects(self.usage, self.rows).collect():
+            if find_suspects(self.usage, buckets_of(self.rows)).collect():
                 raise SystemExit("the generated table is not clean")
         return self.ours()
 
@@ -96,18 +96,20 @@ class Contest:
         for p in self.in_force:
             ours = (F.col("model") == p.model) & (F.col("region") == p.region)
             ours &= (F.col("input_tokens") > p.min_input_tokens) & (F.col("input_tokens") <= p.max_input_tokens)
-            cost = F.when(ours, _cost(F.lit(p.input_nano), F.lit(p.output_nano or 0))).otherwise(cost)
+            cost = F.when(ours, _cost(F.lit(p.input_pico_per_token), F.lit(p.output_pico_per_token or 0))).otherwise(
+                cost
+            )
         return self._summed(usage.withColumn("cost", cost))
 
     def drop_duplicates(self) -> DataFrame:
-        p = [(p.model, p.region, p.min_input_tokens, p.max_input_tokens, p.input_nano, p.output_nano or 0)
-             for p in self.in_force]  # fmt: skip
-        names = "price_model string, price_region string, above long, up_to long, input_nano long, output_nano long"
+        p = [(p.model, p.region, p.min_input_tokens, p.max_input_tokens, p.input_pico_per_token,
+              p.output_pico_per_token or 0) for p in self.in_force]  # fmt: skip
+        names = "price_model string, price_region string, above long, up_to long, input_pico long, output_pico long"
         rows = F.broadcast(self.spark.createDataFrame(p, names))
         usage = self.usage.dropDuplicates(["workspace_id", "request_id"])
         at = (usage.model == rows.price_model) & (usage.region == rows.price_region)
         at &= (usage.input_tokens > rows.above) & (usage.input_tokens <= rows.up_to)
-        return self._summed(usage.join(rows, at).withColumn("cost", _cost(F.col("input_nano"), F.col("output_nano"))))
+        return self._summed(usage.join(rows, at).withColumn("cost", _cost(F.col("input_pico"), F.col("output_pico"))))
 
     def _summed(self, priced: DataFrame) -> DataFrame:
         calls = F.count(F.lit(1)).cast("bigint").alias("requests")
@@ -135,21 +137,23 @@ class Contest:
     def _lookup(self) -> dict[tuple[str, str], list[tuple[int, int, int]]]:
         found: dict[tuple[str, str], list[tuple[int, int, int]]] = {}
         for p in self.in_force:
-            found.setdefault((p.model, p.region), []).append((p.max_input_tokens, p.input_nano, p.output_nano or 0))
+            found.setdefault((p.model, p.region), []).append(
+                (p.max_input_tokens, p.input_pico_per_token, p.output_pico_per_token or 0)
+            )
         return {key: sorted(tiers) for key, tiers in found.items()}
 
 
 _CALL = ("model", "region", "input_tokens", "output_tokens", "call_time")
 
 
-def _cost(input_nano: Column, output_nano: Column) -> Column:
+def _cost(input_pico: Column, output_pico: Column) -> Column:
     """Tokens x price per 1,000 / 1,000 as a decimal, from prices in 10^-9."""
 
     def charge(tokens: Column, nano: Column) -> Column:
         price = (nano.cast("decimal(9,0)") * F.lit(PICO)).cast("decimal(12,12)")
         return F.coalesce(tokens, F.lit(0)).cast("decimal(10,0)") * price
 
-    return (charge(F.col("input_tokens"), input_nano) + charge(F.col("output_tokens"), output_nano)).cast(
+    return (charge(F.col("input_tokens"), input_pico) + charge(F.col("output_tokens"), output_pico)).cast(
         "decimal(18,12)"
     )
 
@@ -157,9 +161,9 @@ def _cost(input_nano: Column, output_nano: Column) -> Column:
 def _one(nano: dict[tuple[str, str], list[tuple[int, int, int]]], model: str, region: str, i: int, o: int) -> Decimal:
     if not 0 < i <= MAX_TOKENS:
         raise ValueError(i)
-    for top, input_nano, output_nano in nano[model, region]:
+    for top, input_pico, output_pico in nano[model, region]:
         if i <= top:
-            return (i * input_nano + o * output_nano) * PICO
+            return (i * input_pico + o * output_pico) * PICO
     raise ValueError(i)
 
 

@@ -17,7 +17,7 @@ def bands(prices: PriceList) -> tuple[list[int], list[tuple[Any, ...]]]:
     in_force = [p for p in prices.prices if p.effective_to is None]  # generated calls are after every change of price
     bounds = sorted({b for p in in_force for b in (p.min_input_tokens, p.max_input_tokens)})
     rows = [
-        (p.model, p.region, band, p.input_nano, p.output_nano or 0)
+        (p.model, p.region, band, p.input_pico_per_token, p.output_pico_per_token or 0)
         for p in in_force
         for band in range(bounds.index(p.min_input_tokens) + 1, bounds.index(p.max_input_tokens) + 1)
     ]

@@ -1,0 +1,72 @@
+"""One price: a row of a price list. No Spark in here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Optional
+
+from spark_billing.core.hours import BEGINNING_US, END_US, epoch_us
+
+MAX_TOKENS = 2**31 - 1  # of one request, either kind; keeps every product and every sum of a table inside 64 bits
+PRICE_DECIMALS = 9  # of a price per 1,000 tokens, so that tokens x price has at most 12 decimals
+COST_LIMIT = 1_000_000  # one request must stay below it: its cost is decimal(18,12)
+
+
+@dataclass(frozen=True)
+class Price:
+    """One row of a price list: the prices per 1,000 tokens of one model, region, tier and period."""
+
+    model: str
+    region: str
+    min_input_tokens: int  # exclusive
+    max_input_tokens: int  # inclusive
+    input_price_per_1k: Decimal
+    output_price_per_1k: Optional[Decimal]  # None: output is not billed
+    currency: str
+    effective_from: Optional[datetime]  # inclusive, UTC; None: always was
+    effective_to: Optional[datetime]  # exclusive, UTC; None: still is
+    region_name: str
+    source: str
+    tier: str  # such as 0-128K
+    line: int = field(compare=False)  # of the CSV file, for messages
+
+    @property
+    def price_id(self) -> str:
+        """Names this price over time: model, region and tier, not the amount or the date."""
+        return f"{self.model}/{self.region}/{self.tier}"
+
+    @property
+    def from_us(self) -> int:
+        return BEGINNING_US if self.effective_from is None else epoch_us(self.effective_from)
+
+    @property
+    def to_us(self) -> int:
+        return END_US if self.effective_to is None else epoch_us(self.effective_to)
+
+    @property
+    def input_pico_per_token(self) -> int:
+        """The input price of one token in 10^-12 of the currency: a price per 1,000 tokens has at most 9 decimals."""
+        return _pico_per_token(self.input_price_per_1k)
+
+    @property
+    def output_pico_per_token(self) -> Optional[int]:
+        """The output price of one token in 10^-12 of the currency; None: output is not billed."""
+        return None if self.output_price_per_1k is None else _pico_per_token(self.output_price_per_1k)
+
+
+def _pico_per_token(price: Decimal) -> int:
+    _, digits, exponent = price.as_tuple()  # arithmetic would round to the precision that the process has set
+    units: int = int("".join(map(str, digits))) * 10 ** (PRICE_DECIMALS + int(exponent))
+    return units
+
+
+def periods(prices: Iterable[Price]) -> Iterator[tuple[int, int]]:
+    """The stretches of time, half open in microseconds, within which none of these prices starts or ends."""
+    edges = {BEGINNING_US, END_US}
+    for price in prices:
+        edges.update((price.from_us, price.to_us))
+    ordered = sorted(edges)
+    return zip(ordered, ordered[1:])

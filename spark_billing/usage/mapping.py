@@ -1,0 +1,116 @@
+"""A usage table of any shape -> the columns of the contract, without ever guessing a time zone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Optional
+
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+from pyspark.sql.types import NullType, StringType, StructType, TimestampNTZType
+
+from spark_billing.core.columns import quoted
+from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.core.hours import INSTANT_TEXT, ZONELESS_TEXT
+from spark_billing.core.schemas import USAGE
+from spark_billing.usage.calls import require_columns, usage_field
+
+MAPPABLE = (*USAGE.fieldNames(), "tags")
+ROW = "row_as_it_came"  # the mapped table's column with the source's row
+_COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
+
+
+def map_columns(
+    source: DataFrame,
+    columns: Mapping[str, str],
+    *,
+    call_time_zone: Optional[str] = None,
+    duplicates: bool = True,
+) -> DataFrame:
+    """The usage columns of a source table: its own, or Spark SQL expressions over it; its row in `row_as_it_came`.
+
+    `call_time_zone` says that the session's zone is that of the log: it is what gives instants to times without an
+    offset. Without it only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
+    """
+    for name, expression in columns.items():
+        _check_expression(source, name, expression)
+    needed = [name for name in USAGE.fieldNames() if duplicates or name != "request_id"]
+    require_columns(source, [name for name in needed if name not in columns])
+
+    mapped = [F.struct("*").alias(ROW)]
+    for name in [*needed, "tags"]:
+        field = usage_field(source, name)
+        if name in columns:
+            mapped.append(F.expr(columns[name]).alias(name))
+        elif field is not None:
+            mapped.append(F.col(quoted(field.name)).alias(name))
+    usage = source.select(*mapped)
+    plain = "call_time" not in columns or is_column(source, columns["call_time"])
+    dtype = usage.schema["call_time"].dataType
+    if call_time_zone is None:
+        if not plain:
+            raise UsageError(
+                f"call_time is mapped to {columns['call_time']!r}, and what instant that gives depends on a time zone; "
+                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+            )
+        if isinstance(dtype, TimestampNTZType):
+            raise UsageError(
+                "call_time is timestamp_ntz, a time without a zone; "
+                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+            )
+    elif isinstance(dtype, TimestampNTZType):
+        usage = usage.withColumn("call_time", F.col("call_time").cast("timestamp"))
+    elif isinstance(dtype, StringType):
+        readable = F.col("call_time").rlike(INSTANT_TEXT) | F.col("call_time").rlike(ZONELESS_TEXT)
+        usage = usage.withColumn("call_time", F.when(readable, F.try_to_timestamp("call_time")))
+    return usage
+
+
+def refuse_zoneless_times(usage: DataFrame) -> None:
+    """`UsageError` if a call time of the mapped usage is text without an offset. Scans until it has found one."""
+    if not isinstance(usage.schema["call_time"].dataType, StringType):
+        return
+    row = usage.filter(F.col("call_time").rlike(ZONELESS_TEXT)).select("call_time").first()
+    if row is not None:
+        raise UsageError(
+            f"call_time has text without an offset, such as {row['call_time']!r}, and a zone is never guessed; "
+            "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+        )
+
+
+def as_it_came(row: Column, taken: Collection[str], source: StructType) -> list[Column]:
+    """The source's columns from the struct `row`; one whose name is `taken` by an added column is `source_NAME`."""
+    columns, own = [], {field.name.lower() for field in source.fields}
+    for field in source.fields:
+        column = row.getField(field.name)
+        if isinstance(field.dataType, NullType):
+            column = column.cast("string")  # Parquet has no type for a column of nothing
+        name = field.name
+        while name.lower() in taken or (name != field.name and name.lower() in own):
+            name = f"source_{name}"
+        columns.append(column.alias(name))
+    return columns
+
+
+def is_column(source: DataFrame, expression: str) -> bool:
+    """Whether an expression is nothing but a column of the source, or a field nested in one."""
+    if not _COLUMN.fullmatch(expression.strip()):
+        return False
+    first = re.match(r"`(?:[^`]|``)+`|\w+", expression.strip())
+    name = first[0].strip("`").replace("``", "`") if first else ""
+    return name.lower() in (field.name.lower() for field in source.schema.fields)
+
+
+def _check_expression(source: DataFrame, name: str, expression: str) -> None:
+    if name not in MAPPABLE:
+        raise UsageError(f"--column {name}={expression}: no such usage column; they are {', '.join(MAPPABLE)}")
+    try:
+        # what may stand in a WHERE is one value per row: no explode, which would bill a call twice, no aggregate
+        _ = source.where(F.expr(expression).isNull()).schema
+    except PySparkException as error:
+        hint = ""
+        if "UNRESOLVED" in str(error) and re.fullmatch(r"[\w.-]+", expression):
+            hint = f" If it is meant as text, quote it: --column \"{name}='{expression}'\"."
+        raise UsageError(f"--column {name}={expression}: {spark_reason(error)}.{hint}") from None
