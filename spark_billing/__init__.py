@@ -18,7 +18,9 @@ from spark_billing.prices.price import Price
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.sql_functions import sql_function_ddl
 from spark_billing.provider.causes import reconcile
-from spark_billing.provider.mapping import BillMapping, provider_bill, read_bill
+from spark_billing.provider.files import read_bill
+from spark_billing.provider.mapping import BillMapping
+from spark_billing.provider.rows import provider_bill
 from spark_billing.reports.statement import Statement, monthly_statement
 from spark_billing.usage.checks import check_usage, price_calls
 

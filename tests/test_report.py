@@ -14,7 +14,8 @@ from spark_billing import UsageError
 from spark_billing.commands.report import report as report_job
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period, parse_hour
-from spark_billing.estimates.expected import Cause, Estimate, Reconciliation
+from spark_billing.estimates.expected import Expected
+from spark_billing.provider.comparison import Cause, Reconciliation
 from spark_billing.reports.breakdown import Part, Sums
 from spark_billing.reports.charts import _fitting, bars
 from spark_billing.reports.report import Report, read_report
@@ -166,7 +167,7 @@ def test_what_the_page_says():
     ],
 )
 def test_an_estimate_beside_the_actual_amount(low, high, words):
-    estimate = Estimate("USD", Decimal(low), Decimal(low), Decimal(high), 10)
+    estimate = Expected("USD", Decimal(low), Decimal(low), Decimal(high), 10)
     said = Page("\n".join(report_html(report_of(estimate=estimate)))).said()
     assert f"The actual amount is {words}" in said
     assert "10 expected, 6 billed" in said
@@ -224,7 +225,7 @@ def test_what_is_read(spark, write, bill, tmp_path):
     with pytest.raises(UsageError, match="no line of 2026-04-08T01"):
         read_report(spark, out, Period(START + 3600, START + 7200))
     with pytest.raises(UsageError, match="the estimate is in CNY, and the ledger in USD"):
-        read_report(spark, out, estimate=Estimate("CNY", *[Decimal(1)] * 3, 1))
+        read_report(spark, out, estimate=Expected("CNY", *[Decimal(1)] * 3, 1))
     with pytest.raises(OutputError, match="nothing was ever billed"):
         read_report(spark, str(tmp_path / "none"))
 
@@ -241,19 +242,19 @@ def test_one_date_of_nonsense_does_not_draw_centuries(spark, write, bill, tmp_pa
 @pytest.mark.parametrize(
     ("kind", "change", "words"),
     [
-        (Estimate, {"low": 1.0}, "has low 1.0; needed is a decimal number as text"),
-        (Estimate, {"low": "NaN"}, "has low 'NaN'"),
-        (Estimate, {"high": "1e999"}, "has high"),
-        (Estimate, {"low": "-9"}, "below 0"),
-        (Estimate, {"calls": True}, "has calls True"),
-        (Estimate, {"currency": None}, "has currency None"),
+        (Expected, {"low": 1.0}, "has low 1.0; needed is a decimal number as text"),
+        (Expected, {"low": "NaN"}, "has low 'NaN'"),
+        (Expected, {"high": "1e999"}, "has high"),
+        (Expected, {"low": "-9"}, "below 0"),
+        (Expected, {"calls": True}, "has calls True"),
+        (Expected, {"currency": None}, "has currency None"),
         (Reconciliation, {"difference": "0.02"}, "does not add up"),
         (Reconciliation, {"causes": None}, "no list of objects causes"),
         (Reconciliation, {"causes": [{"cause": "a", "rows": -1, "difference": "0"}]}, "has rows -1"),
     ],
 )
 def test_figures_that_are_none(kind, change, words):
-    good = ESTIMATE if kind is Estimate else RECONCILIATION
+    good = ESTIMATE if kind is Expected else RECONCILIATION
     assert kind.parse(json.dumps(good))
     with pytest.raises(UsageError, match=re.escape(words)):
         kind.parse(json.dumps({**good, **change}))

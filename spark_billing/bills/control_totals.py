@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Optional
 
-from pyspark.sql import Row
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
 
+from spark_billing.core.columns import total
 from spark_billing.core.errors import TotalsError
+from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.reasons import REJECT_REASONS
 
-TOKENS = ("input_tokens", "output_tokens")
-_KINDS = ("read", "billed", "rejected", "open", "too_old", "charged")
+TOKEN_COLUMNS = ("input_tokens", "output_tokens")
+KINDS = ("read", "billed", "rejected", "open", "too_old", "charged")  # what becomes of calls; of tokens also charged
 _ALWAYS = ("read", "billed", "rejected")
+
+
+def sums_by_fate(sums: DataFrame, prices: PriceList) -> list[Row]:
+    """The rows of `sums.sum_calls` added up by hour, reject code and whether the list bills their output."""
+    no_output_price = [n for n, price in enumerate(prices.prices) if price.output_price_per_1k is None]
+    by = ("hour", "reject", F.col("price_row").isin(no_output_price).alias("free_output"))
+    return sums.groupBy(*by).agg(*(total(F.col(name)).alias(name) for name in ("requests", *TOKEN_COLUMNS))).collect()
 
 
 @dataclass(frozen=True)
 class ControlTotals:
-    """The usage of a run, summed by hour, reject code and whether the list bills its output (`free_output`)."""
+    """The usage of a run, summed (`sums_by_fate`), with the hours, in epoch seconds, that are not billed."""
 
     sums: Sequence[Row]
-    open_from: int  # epoch seconds: hours from here on are still open
-    old_until: int  # hours before this are too old
+    open_from: Optional[int]  # hours from here on are still open; None: none is
+    old_until: Optional[int]  # hours before this are too old; None: none is
 
     def by_kind(self) -> dict[str, dict[str, int]]:
         """Requests and tokens by what becomes of them; `charged` are billed tokens that the list has a price for."""
-        sums = {kind: dict.fromkeys(("requests", *TOKENS), 0) for kind in _KINDS}
-        for row in self.sums:
-            kind = "billed" if row["reject"] is None else "rejected"
-            if row["hour"] is not None and row["hour"] >= self.open_from:
-                kind = "open"
-            elif row["hour"] is not None and row["hour"] < self.old_until:
-                kind = "too_old"
-            for name in ("requests", *TOKENS):
+        sums = {kind: dict.fromkeys(("requests", *TOKEN_COLUMNS), 0) for kind in KINDS}
+        for row, kind in self._with_kinds():
+            for name in ("requests", *TOKEN_COLUMNS):
                 sums["read"][name] += int(row[name])
                 sums[kind][name] += int(row[name])
                 if kind == "billed":
@@ -43,21 +48,25 @@ class ControlTotals:
     def rejected(self) -> dict[str, int]:
         """The rejected rows of the covered hours by reason, in the order of the reasons."""
         rows: dict[str, int] = {}
-        for row in self.sums:
-            if row["reject"] is not None and (row["hour"] is None or self.old_until <= row["hour"] < self.open_from):
+        for row, kind in self._with_kinds():
+            if kind == "rejected":
                 reason = REJECT_REASONS[row["reject"] - 1]
                 rows[reason] = rows.get(reason, 0) + int(row["requests"])
         return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
 
-    def recorded(self) -> dict[str, Any]:
-        """As the record of a run has them: rows and tokens by kind, rejected rows by reason."""
+    def kinds(self) -> list[str]:
+        """The kinds of rows that there are, and those that are always told."""
         sums = self.by_kind()
-        kinds = [kind for kind in _KINDS[:-1] if kind in _ALWAYS or sums[kind]["requests"]]
-        return {
-            "rows": {kind: sums[kind]["requests"] for kind in kinds},
-            "rejected": self.rejected(),
-            **{name: {kind: sums[kind][name] for kind in (*kinds, "charged")} for name in TOKENS},
-        }
+        return [kind for kind in KINDS[:-1] if kind in _ALWAYS or sums[kind]["requests"]]
+
+    def _with_kinds(self) -> Iterator[tuple[Row, str]]:
+        for row in self.sums:
+            kind, hour = "billed" if row["reject"] is None else "rejected", row["hour"]
+            if hour is not None and self.open_from is not None and hour >= self.open_from:
+                kind = "open"
+            elif hour is not None and self.old_until is not None and hour < self.old_until:
+                kind = "too_old"
+            yield row, kind
 
 
 def balance(what: str, expected: object, where: str, found: object) -> None:

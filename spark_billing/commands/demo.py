@@ -23,12 +23,15 @@ from spark_billing.core.session import SESSION_SETTINGS, settings
 from spark_billing.core.storage import Storage
 from spark_billing.core.text import table
 from spark_billing.estimates.estimate import estimate_calls
-from spark_billing.estimates.expected import Reconciliation
 from spark_billing.estimates.printed import figures_told
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.prices.price_list import PriceList
-from spark_billing.provider.causes import reconcile, summarize, told
-from spark_billing.provider.mapping import BillMapping, provider_bill, read_bill
+from spark_billing.provider.causes import reconcile
+from spark_billing.provider.comparison import Reconciliation, summarize
+from spark_billing.provider.files import read_bill
+from spark_billing.provider.mapping import BillMapping
+from spark_billing.provider.printed import printed
+from spark_billing.provider.rows import provider_bill
 from spark_billing.reports.report import read_report
 from spark_billing.reports.report_page import report_html
 from spark_billing.reports.run_summary import summary
@@ -123,7 +126,7 @@ def _compare_with_the_provider(spark: SparkSession, prices: PriceList, output: s
     )
     found = summarize(lines, provider, differences, mapping["grain"])
     storage.create("reconciliation.json", json.dumps(found.as_json(), indent=2) + "\n")
-    print("\n".join(told(found)))
+    print("\n".join(printed(found)))
 
 
 def _tell_of_the_month(spark: SparkSession, output: str, bills_path: str) -> None:

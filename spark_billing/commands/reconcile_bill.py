@@ -22,7 +22,9 @@ from spark_billing.focus.files import CSV, as_text
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.prices.price_list import PriceList
 from spark_billing.provider import causes as reconciliation
-from spark_billing.provider.mapping import BillMapping, provider_bill, read_bill
+from spark_billing.provider.files import read_bill
+from spark_billing.provider.mapping import BillMapping
+from spark_billing.provider.rows import provider_bill
 
 _EXAMPLES = """
 examples:

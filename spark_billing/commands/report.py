@@ -14,7 +14,8 @@ from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import Period, parse_month
 from spark_billing.core.money import money
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
-from spark_billing.estimates.expected import Estimate, Reconciliation
+from spark_billing.estimates.expected import Expected
+from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports.charts import require_matplotlib
 from spark_billing.reports.report import read_report
 from spark_billing.reports.report_page import report_html
@@ -55,7 +56,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         place_of(spark, "--to-file", arguments.to_file)  # before the work
         estimate = reconciliation = None
         if arguments.estimate is not None:
-            estimate = Estimate.parse(read_text(spark, "--estimate", arguments.estimate))
+            estimate = Expected.parse(read_text(spark, "--estimate", arguments.estimate))
         if arguments.reconciliation is not None:
             reconciliation = Reconciliation.parse(read_text(spark, "--reconciliation", arguments.reconciliation))
         output = ledger_of(spark, arguments)

@@ -7,7 +7,14 @@ from typing import Optional
 
 
 class SparkBillingError(Exception):
-    """Root of every error that this package raises on purpose."""
+    """Root of every error that this package raises on purpose.
+
+    `parameter` names the one that mends it, if there is one: a job tells its users the option that sets it.
+    """
+
+    def __init__(self, message: str, *, parameter: Optional[str] = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
 
 
 class PriceListError(SparkBillingError, ValueError):

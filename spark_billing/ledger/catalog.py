@@ -16,10 +16,12 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import quoted
 from spark_billing.core.errors import OutputError
+from spark_billing.core.hours import date_label
 from spark_billing.core.schemas import BILL_LINES, BILLS, LEDGER_LINES, RUN
 from spark_billing.core.storage import Storage
 from spark_billing.ledger.files import PARTITIONED_BY
-from spark_billing.ledger.records import LINES, Ledger
+from spark_billing.ledger.records import Ledger
+from spark_billing.ledger.run_record import LINES
 
 FOLDER = "spark_billing"  # below the location of the namespace
 _PARTITIONED_BY = {**PARTITIONED_BY, "ledger_lines": ("run_id", "billing_date")}
@@ -36,13 +38,15 @@ class CatalogTables:
             described = spark.sql(f"DESCRIBE NAMESPACE {self.name}").collect()
         except PySparkException as error:
             raise OutputError(
-                f"--output-catalog {namespace}: no such namespace in the session's catalog "
-                f"({str(error).splitlines()[0]}). Create it first: CREATE NAMESPACE {namespace}."
+                f"{namespace}: no such namespace in the session's catalog ({str(error).splitlines()[0]}). "
+                f"Create it first: CREATE NAMESPACE {namespace}.",
+                parameter="output_catalog",
             ) from None
         location = {row["info_name"]: row["info_value"] for row in described}.get("Location")
         if not location:
             raise OutputError(
-                f"--output-catalog {namespace}: the namespace has no location to keep files at; use --output"
+                f"{namespace}: the namespace has no location to keep files at; give an output folder",
+                parameter="output",
             )
         self.output = f"{location.rstrip('/')}/{FOLDER}"
 
@@ -57,7 +61,8 @@ class CatalogTables:
             if location is None or not storage.is_at(location, path):
                 raise OutputError(
                     f"{self.namespace}.{table} is not a table of these bills: it lies at {location or 'no path'}, "
-                    f"not at {storage.path(path)}. Rename or drop it, or give another --output-catalog."
+                    f"not at {storage.path(path)}. Rename or drop it, or give another namespace.",
+                    parameter="output_catalog",
                 )
             expected = _FIXED.get(table)
             if expected is None:
@@ -71,14 +76,15 @@ class CatalogTables:
             if differ:
                 raise OutputError(
                     f"the table {self.namespace}.{table} is not as it must be: {'; '.join(differ)}. "
-                    "Rename or drop it, or give another --output-catalog."
+                    "Rename or drop it, or give another namespace.",
+                    parameter="output_catalog",
                 )
 
     def sync(self) -> None:
         """Bring the tables and their partitions in line with the committed runs."""
         storage = Storage(self.spark, self.output)
         ledger = Ledger.open(storage)
-        tags = sorted({tag for record in ledger.records for tag in record["tag_columns"]})
+        tags = ledger.tag_columns
         for table in _PARTITIONED_BY:
             path = _PATHS.get(table, table)
             if storage.exists(path):
@@ -115,9 +121,9 @@ class CatalogTables:
         else:  # only what is committed: the folder has the lines of runs that died, too
             known = {row["partition"] for row in self.spark.sql(f"SHOW PARTITIONS {name}").collect()}
             for record in ledger.records:
-                for date in sorted({hour[:10] for hour in record["ledger"]["hours"]}):
-                    if f"run_id={record['run_id']}/billing_date={date}" not in known:
-                        partition = f"run_id = '{record['run_id']}', billing_date = '{date}'"
+                for date in sorted({date_label(hour) for hour in record.ledger.hours}):
+                    if f"run_id={record.run_id}/billing_date={date}" not in known:
+                        partition = f"run_id = '{record.run_id}', billing_date = '{date}'"
                         self.spark.sql(f"ALTER TABLE {name} ADD IF NOT EXISTS PARTITION ({partition})")
         self.spark.sql(f"REFRESH TABLE {name}")
 

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 from spark_billing.core.columns import literal_rows
 from spark_billing.core.hours import hour_label, parse_hour
 from spark_billing.core.schemas import AMOUNT
+from spark_billing.ledger.run_record import RunRecord
 
 _MEASURES = ("requests", "input_tokens", "output_tokens", "amount")
 
@@ -25,6 +26,31 @@ _STANDING = (
 
 _AS_SECONDS = ("period_start", "billed_at")
 _KEPT = 1000  # rows of conflicts in one record
+
+
+def standing_conflicts(records: Iterable[RunRecord]) -> tuple[list[Sequence[Any]], list[tuple[int, int]]]:
+    """The conflicts of copies that stand, as the last run on each hour has kept them (`kept_conflicts`); and the
+    periods, in epoch seconds, whose last run had too many to keep."""
+    standing: list[Sequence[Any]] = []
+    unknown: list[tuple[int, int]] = []
+    for record in records:
+        standing = [row for row in standing if not _inside(parse_hour(row[1]), record.covered)]
+        unknown = [(start, end) for start, end in unknown if not _inside(start, record.covered)]
+        if record.conflicts is None:
+            unknown += record.covered
+        else:
+            standing += record.conflicts
+    return standing, unknown
+
+
+def conflicts_since(conflicts: DataFrame, records: Iterable[RunRecord]) -> DataFrame:
+    """The `conflicting_calls` that have come to light since the last run on their hours."""
+    standing, unknown = standing_conflicts(records)
+    for start, end in unknown:
+        for name in _AS_SECONDS:
+            hour = F.unix_seconds(name)
+            conflicts = conflicts.filter((hour < start) | (hour >= end))
+    return new_conflicts(conflicts, standing)
 
 
 def new_conflicts(conflicts: DataFrame, standing: Iterable[Sequence[Any]]) -> DataFrame:
@@ -44,19 +70,17 @@ def new_conflicts(conflicts: DataFrame, standing: Iterable[Sequence[Any]]) -> Da
     return since.filter(F.col("requests") > 0)
 
 
-def unbilled(new: DataFrame, first: int, after: int) -> DataFrame:
+def unbilled(new: DataFrame, covered: Sequence[int]) -> DataFrame:
     """The workspaces and hours (`billed_at`) with copies that others are rejected for, of the `new_conflicts`, and that
-    nobody has billed: they are new, and the run bills only the hours from `first` to `after` in epoch seconds."""
-    hour = F.unix_seconds("billed_at")
-    outside = new.filter(~F.col("rejected") & ((hour < first) | (hour >= after)))
+    nobody has billed: they are new, and the run bills only the hours from the first to the last of `covered`."""
+    outside = new.filter(~F.col("rejected") & ~F.unix_seconds("billed_at").between(covered[0], covered[-1]))
     return outside.select("workspace_id", "billed_at").distinct()
 
 
-def kept_conflicts(conflicts: DataFrame, first: int, after: int) -> Optional[list[list[Any]]]:
-    """The `conflicting_calls` of the hours from `first` to `after` in epoch seconds, as plain values for a record, the
-    hours by their names; None if they are too many to keep there."""
-    hour = F.unix_seconds("period_start")
-    here = conflicts.filter((hour >= first) & (hour < after))
+def kept_conflicts(conflicts: DataFrame, covered: Sequence[int]) -> Optional[list[list[Any]]]:
+    """The `conflicting_calls` from the first to the last of the covered hours, in epoch seconds, as plain values for a
+    record, the hours by their names; None if they are too many to keep there."""
+    here = conflicts.filter(F.unix_seconds("period_start").between(covered[0], covered[-1]))
     here = here.withColumns({name: F.unix_seconds(name) for name in _AS_SECONDS})
     rows = here.orderBy("period_start", *(name for name in here.columns if name != "period_start")).limit(_KEPT + 1)
     found = rows.collect()
@@ -64,3 +88,7 @@ def kept_conflicts(conflicts: DataFrame, first: int, after: int) -> Optional[lis
         return None
     as_text: dict[str, Callable[[Any], str]] = {**dict.fromkeys(_AS_SECONDS, hour_label), "amount": "{:f}".format}
     return [[as_text[name](row[name]) if name in as_text else row[name] for name in here.columns] for row in found]
+
+
+def _inside(hour: int, periods: Iterable[tuple[int, int]]) -> bool:
+    return any(start <= hour < end for start, end in periods)

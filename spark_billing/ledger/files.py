@@ -1,16 +1,20 @@
-"""The files of one run while it is at work: tables written aside, read back, and counted."""
+"""The files of a run: written aside, read back and counted, and moved into place once its record is committed."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns, total
 from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, date_label
-from spark_billing.core.storage import Storage
+from spark_billing.core.schemas import LEDGER_LINES
+from spark_billing.core.storage import Folder, Storage
+from spark_billing.ledger.run_record import LINES, RunRecord, lines_path
 from spark_billing.usage.calls import countable
 from spark_billing.usage.mapping import ROW, as_it_came
 from spark_billing.usage.reasons import REJECT_REASONS
@@ -27,17 +31,75 @@ _NO_TIME = "__HIVE_DEFAULT_PARTITION__"  # the partition of rows without a reada
 _LINE_ORDER = ("period_start", "workspace_id", "region", "model", "tier", "token_type", "price_per_1k")
 
 
-class Staging:
-    """A folder below the output that no reader of the tables looks into."""
+class InMemory:
+    """What a dry run computes and looks at more than once: it writes nothing, not even aside."""
 
-    def __init__(self, spark: SparkSession, storage: Storage, folder: str) -> None:
-        self.spark, self.storage, self.folder = spark, storage, folder
+    def __init__(self) -> None:
+        self._persisted: list[DataFrame] = []
 
     def keep(self, name: str, rows: DataFrame) -> DataFrame:
         """The rows from now on as they are computed here, once."""
-        path = self.storage.path(f"{self.folder}/{name}")
+        self._persisted.append(rows.persist())
+        rows.count()  # now, under the settings that hold now
+        return rows
+
+    def add(self, run_id: str, changes: DataFrame) -> DataFrame:
+        """The changes to the ledger, computed once."""
+        return self.keep("added", changes)
+
+    def clear(self) -> None:
+        for rows in self._persisted:
+            rows.unpersist()
+
+
+class RunFolder:
+    """The folder of one run below the output, and what in it no committed record speaks of yet."""
+
+    def __init__(self, spark: SparkSession, storage: Storage, name: str) -> None:
+        self.spark, self.storage = spark, storage
+        self.path = f"_staging/{name}"
+        self._output_is_new = not storage.exists("")
+        self._uncommitted = [self.path]
+
+    def keep(self, name: str, rows: DataFrame) -> DataFrame:
+        """The rows from now on as they are computed here, once."""
+        path = self.storage.path(f"{self.path}/usage/{name}")
         rows.write.parquet(path)
         return self.spark.read.schema(rows.schema).parquet(path)
+
+    def add(self, run_id: str, changes: DataFrame) -> DataFrame:
+        """The changes to the ledger, computed once: in a folder that does not count before the run's record exists."""
+        path = lines_path(run_id)
+        self._uncommitted.append(path)
+        self.attempt("lines").write_lines(changes.drop("run_id"), path)
+        return read_lines(self.spark, self.storage, [path], set(tag_columns(changes)))
+
+    def attempt(self, name: str) -> Staging:
+        """Where the tables of one attempt to commit are written."""
+        return Staging(self.spark, self.storage, f"{self.path}/{name}")
+
+    def commits(self) -> None:
+        """From here on the run may be committed, even if an error says otherwise: only a lost race clears its files."""
+        self._uncommitted = []
+
+    def lost(self, run_id: str) -> None:
+        """Another run was first: the lines of this attempt will never count."""
+        clear(self.storage, lines_path(run_id))
+        self._uncommitted = [self.path]
+
+    def clear(self) -> None:
+        """Remove what no committed record speaks of."""
+        for folder in self._uncommitted:
+            clear(self.storage, folder)
+        if self._output_is_new:
+            self.storage.delete_if_empty("")
+
+
+class Staging:
+    """A folder below the output that no reader of the tables looks into: the tables of one attempt, written aside."""
+
+    def __init__(self, spark: SparkSession, storage: Storage, folder: str) -> None:
+        self.spark, self.storage, self.folder = spark, storage, folder
 
     def write_lines(self, lines: DataFrame, path: str) -> None:
         """Bill lines in a folder, by date and in order."""
@@ -100,7 +162,8 @@ def touched_partitions(
     for table, by in PARTITIONED_BY.items():
         for part in _partitions(storage, "", table):
             values = tuple(folder.partition("=")[2] for folder in part.split("/")[1:])
-            if values in hours if len(by) == 2 else values[0] in changed_dates:
+            is_touched = values in hours if by[-1] == "billing_hour" else values[0] in changed_dates
+            if is_touched:
                 touched.append(part)
     return touched
 
@@ -113,3 +176,50 @@ def _partitions(storage: Storage, under: str, table: str) -> list[str]:
             f"{part}/{name}" for part in found for name in storage.names(under + part) if name.startswith(f"{column}=")
         ]
     return found
+
+
+def finish_publishing(storage: Storage, record: Optional[RunRecord], patience: float) -> None:
+    """See that the last run's tables are in place: wait while it gets on with that itself, else do it. So many seconds
+    without progress, and it counts as dead."""
+    if record is None:
+        return
+    left = None
+    while _unpublished(storage, record) not in ([], left):
+        left = _unpublished(storage, record)
+        time.sleep(patience)
+    publish(storage, record)
+
+
+def publish(storage: Storage, record: RunRecord) -> None:
+    """Move a committed run's partitions into place. Done again from the start after a kill, it ends the same."""
+    of_run = record.staging.rpartition("/")[0]
+    if not storage.exists(of_run):
+        return
+    for part in _unpublished(storage, record):
+        if storage.exists(f"{record.staging}/{part}"):  # else another process has just moved it
+            storage.delete(part)
+            storage.move(f"{record.staging}/{part}", part)
+    for part in record.remove:
+        if not storage.exists(of_run):  # another process has finished this, and later runs may have written since
+            return
+        storage.delete(part)
+        for folder in (part.rpartition("/")[0], part.split("/")[0]):
+            storage.delete_if_empty(folder)
+    clear(storage, of_run)  # with what the run has kept of its usage
+
+
+def clear(storage: Storage, folder: str) -> None:
+    """Delete a folder, and the one above it if nothing else is in it."""
+    storage.delete(folder)
+    storage.delete_if_empty(folder.rpartition("/")[0])
+
+
+def read_lines(spark: SparkSession, storage: Folder, paths: Sequence[str], tags: set[str]) -> DataFrame:
+    """The ledger lines in some folders of runs."""
+    schema = StructType([*LEDGER_LINES.fields, *(StructField(tag, StringType()) for tag in sorted(tags))])
+    read = spark.read.schema(schema).option("basePath", storage.path(LINES))
+    return read.parquet(*(storage.path(path) for path in paths))
+
+
+def _unpublished(storage: Storage, record: RunRecord) -> list[str]:
+    return [part for part in record.replace if storage.exists(f"{record.staging}/{part}")]

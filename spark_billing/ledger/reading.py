@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Optional
 
 from pyspark.sql import DataFrame, SparkSession
@@ -10,11 +9,9 @@ from pyspark.sql import functions as F
 
 from spark_billing.core.columns import quoted, tag_columns
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import date_label, instant_label, parse_hour
-from spark_billing.core.money import add, money
+from spark_billing.core.hours import date_label, parse_hour
 from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.storage import Folder
-from spark_billing.core.text import printable, table
 from spark_billing.ledger.records import Ledger
 
 
@@ -40,7 +37,7 @@ def ledger_lines(
     ledger = Ledger.open(Folder(spark, output))
     if ledger.last is None:
         raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
-    hours = [hour for record in ledger.records for hour in map(parse_hour, record["ledger"]["hours"])]
+    hours = [hour for record in ledger.records for hour in record.ledger.hours]
     wanted = {date_label(hour) for hour in hours if (first is None or hour >= first) and (last is None or hour < last)}
     lines = ledger.lines(spark, wanted)
     if lines is None:
@@ -73,26 +70,3 @@ def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: s
     tags = sorted(tag_columns(lines))
     order = ["run", "region", "model", "tier", "token_type", "price_per_1k", *map(quoted, tags)]
     return lines.filter(wanted).orderBy(*order)
-
-
-def told(lines: DataFrame, workspace_id: str, hour: str) -> Iterator[str]:
-    """The history as a person reads it: a line a row, the runs apart, the sum at the end."""
-    rows = lines.withColumn("at", F.unix_seconds("run_at")).collect()
-    if not rows:
-        yield f"Nothing was ever billed to {printable(workspace_id)} in {hour}."
-        return
-    currency = rows[0]["currency"]
-    cells = [("run", "at", "why", "price", "tokens of", "calls", "tokens", "per 1,000", currency)]
-    last = None
-    for row in rows:
-        run = (str(row["run"]), instant_label(row["at"])) if row["run"] != last else ("", "")
-        last = row["run"]
-        counts = (f"{row['requests']:,}", f"{row['tokens']:,}", f"{row['price_per_1k'].normalize():f}")
-        why = row["reason"] or row["entry"]
-        cells.append((*run, why, row["price_id"], row["token_type"], *counts, money(row["amount"])))
-    total = add(*(row["amount"] for row in rows))
-    yield f"Every line of {printable(workspace_id)} in {hour} (UTC+8)"
-    yield ""
-    yield from table(cells)
-    yield ""
-    yield f"Owed: {money(total)} {currency}"

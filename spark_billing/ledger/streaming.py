@@ -13,17 +13,16 @@ from typing import Any, Optional
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.commands.arguments import mapped_usage
-from spark_billing.commands.hourly_bill import bill
 from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import SECONDS_PER_HOUR, Period, ranges
 from spark_billing.core.session import settings
+from spark_billing.ledger.billing import bill_table
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import in_period, typed_calls
-from spark_billing.usage.mapping import map_columns, refuse_zoneless_times
-
-_ID = ("workspace_id", "request_id")
+from spark_billing.usage.copies import IDS
+from spark_billing.usage.files import read_usage
+from spark_billing.usage.mapping import map_columns, refuse_zoneless_times, usage_session
 
 # Off in the session of a stream before Spark 4.1, and of one with state since: a small bill would run in hundreds of
 # empty tasks
@@ -84,13 +83,18 @@ def bill_touched_hours(
     def bill_batch(batch: DataFrame, batch_id: int) -> None:
         spark = batch.sparkSession  # of the stream: what is set in it is seen by nobody else
         with settings(spark, _SETTINGS):
-            with mapped_usage(spark, **table) as whole:
-                calls = map_columns(batch, table["columns"], call_time_zone=call_time_zone, duplicates=duplicates)
+            with usage_session(spark, call_time_zone):
+                calls, whole = (
+                    map_columns(frame, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
+                    for frame in (batch, read_usage(spark, usage, usage_format))
+                )
                 hours = _hours(calls)
                 if duplicates and hours:
                     hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
             for period in _periods(hours):
-                bill(spark, prices, output=output, period=period, dedup_lookback=dedup_lookback, **table, **options)
+                bill_table(
+                    spark, prices, output=output, period=period, dedup_lookback=dedup_lookback, **table, **options
+                )
 
     return bill_batch
 
@@ -107,8 +111,8 @@ def _hours(calls: DataFrame) -> set[int]:
 
 def _hours_of_copies(calls: DataFrame, around: DataFrame) -> set[int]:
     """The hours in which the usage has calls with the ids of these."""
-    ids = typed_calls(calls, _ID).select(*_ID).filter(F.col("request_id") != "").distinct()
-    copies = typed_calls(around, (*_ID, "call_time")).join(ids, list(_ID), "left_semi")
+    ids = typed_calls(calls, IDS).select(*IDS).filter(F.col("request_id") != "").distinct()
+    copies = typed_calls(around, (*IDS, "call_time")).join(ids, list(IDS), "left_semi")
     return _hours(copies)
 
 

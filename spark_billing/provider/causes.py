@@ -7,7 +7,6 @@ tier that its bill has). Where they differ, the first cause in the order of `CAU
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Optional
 
@@ -15,14 +14,14 @@ from pyspark.sql import Column, DataFrame, Window, WindowSpec
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
-from spark_billing.core.columns import GRAINS, billing_date, literal_rows, period_end, period_start
-from spark_billing.core.errors import ProviderBillError, TotalsError
-from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label
-from spark_billing.core.money import add, money, plain_units, subtract
+from spark_billing.core.columns import GRAINS, billing_date, literal_rows
+from spark_billing.core.errors import ProviderBillError
+from spark_billing.core.hours import SECONDS_PER_HOUR
+from spark_billing.core.money import plain_units
 from spark_billing.core.published import AMOUNT_DECIMALS, CENT
-from spark_billing.core.schemas import AMOUNT, COST, PRICE, TOKENS
-from spark_billing.core.text import printable, table
+from spark_billing.core.schemas import AMOUNT, COST, TOKENS
 from spark_billing.prices.price_list import PriceList
+from spark_billing.provider.cells import MONEY, require_comparable, side_by_side
 from spark_billing.provider.mapping import DIMENSIONS
 from spark_billing.provider.schemas import RECONCILIATION
 
@@ -36,11 +35,7 @@ CAUSES = {
     "price_differs": "the same tokens, at a price that is in no tier of our list",
     "unexplained": "none of these",
 }
-_SHOWN = 10  # differences in the printed summary
 
-# so that the difference of two still has 12 decimals
-_MONEY = "decimal(36,12)"
-_COUNT = "decimal(20,0)"
 _TIERS = (
     "list_model string, list_region string, list_token_type string, tiers array<struct<tier: string, from_us: bigint, "
     f"to_us: bigint, price: {COST.simpleString()}>>"
@@ -89,208 +84,14 @@ def reconcile(
     """
     if grain not in GRAINS:
         raise ProviderBillError(f"grain is {grain!r}; it is one of {', '.join(GRAINS)}")
-    _require_comparable(lines, provider, other_lines)
+    require_comparable(lines, provider, other_lines)
     dimensions = [name for name in DIMENSIONS if name in provider.columns]
-    cells = _cells(lines, provider, other_lines, dimensions, grain)
+    cells = side_by_side(lines, provider, other_lines, dimensions, grain)
     cells = _with_tiers(cells, prices, dimensions)
     cells = _compared(cells, grain, decimals, tokens_tolerance)
     cells = _moved_between_tiers(cells.filter("differs"), dimensions)
     cells = _moved_in_time(cells, dimensions, grain, "tokens" in provider.columns)
     return _with_causes(cells, dimensions)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a comparison came to: both totals, and the differences by cause, all by the list price."""
-
-    currency: str
-    ours: Decimal
-    provider: Decimal
-    discount: Decimal
-    vouchers: Decimal
-    causes: Sequence[tuple[str, int, Decimal]]  # cause, rows, difference
-    largest: Sequence[Any]
-    dimensions: Sequence[str]
-    grain: str
-
-    @property
-    def difference(self) -> Decimal:
-        return subtract(self.provider, self.ours)
-
-    @property
-    def explained(self) -> bool:
-        return all(cause != "unexplained" for cause, _, _ in self.causes)
-
-    def as_json(self) -> dict[str, Any]:
-        """What `estimates.Reconciliation` reads: amounts as plain text."""
-        return {
-            "currency": self.currency,
-            "ours": f"{self.ours:f}",
-            "provider": f"{self.provider:f}",
-            "difference": f"{self.difference:f}",
-            "causes": [
-                {"cause": cause, "rows": rows, "difference": f"{difference:f}"}
-                for cause, rows, difference in self.causes
-            ],
-        }
-
-
-def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, grain: str) -> Comparison:
-    """Totals of both sides and the differences by cause; `TotalsError` if these do not add up to the whole."""
-    ours, theirs = (_sums(frame, *names) for frame, names in ((lines, ()), (provider, ("discount", "vouchers"))))
-    by_cause = (
-        differences.groupBy("cause")
-        .agg(F.count(F.lit(1)).alias("rows"), F.sum(F.col("difference").cast("decimal(28,12)")).alias("difference"))
-        .collect()
-    )
-    found = {row["cause"]: (row["rows"], row["difference"]) for row in by_cause}
-    causes = [(cause, *found[cause]) for cause in CAUSES if cause in found]
-    explained = add(*(difference for _, _, difference in causes))
-    total = subtract(theirs["amount"], ours["amount"])
-    if explained != total:
-        raise TotalsError(
-            f"the differences add up to {money(explained)}, but the totals differ by {money(total)}; "
-            "this is a mistake in spark_billing"
-        )
-    largest = differences.orderBy(F.abs("difference").desc(), *_ORDER).limit(_SHOWN)
-    shown = largest.withColumn("hour", F.unix_seconds("period_start")).collect()
-    dimensions = [name for name in DIMENSIONS if name in provider.columns]
-    amounts = (ours["amount"], theirs["amount"], theirs["discount"], theirs["vouchers"])
-    return Comparison((ours["currencies"] or theirs["currencies"])[0], *amounts, causes, shown, dimensions, grain)
-
-
-def _sums(frame: DataFrame, *names: str) -> dict[str, Any]:
-    sums = (F.sum(F.col(name).cast("decimal(28,12)")).alias(name) for name in ("amount", *names))
-    row = frame.agg(*sums, F.collect_set("currency").alias("currencies")).collect()[0]
-    return {name: Decimal(0) if value is None else value for name, value in row.asDict().items()}
-
-
-def told(found: Comparison) -> Iterator[str]:
-    """The comparison as a finance person reads it."""
-    currency, net = found.currency, found.provider - found.discount
-    by = ", ".join([found.grain, *(name.replace("_id", "").replace("_", " ") for name in found.dimensions)])
-    yield f"Compared by {by}"
-    yield ""
-    cells = [("at list price", currency), ("our bill", money(found.ours)), ("the provider's", money(found.provider))]
-    yield from table([*cells, ("difference (provider - ours)", money(found.difference))])
-    yield ""
-    if not found.causes:
-        yield "No difference."
-    else:
-        rows = [(cause, f"{count:,}", money(difference)) for cause, count, difference in found.causes]
-        count = sum(count for _, count, _ in found.causes)
-        yield from table([("cause", "differences", currency), *rows, ("all", f"{count:,}", money(found.difference))])
-        yield ""
-        for cause, _, _ in found.causes:
-            yield f"{cause}: {CAUSES[cause]}"
-        yield ""
-        yield f"The largest differences ({len(found.largest)} of {count:,})"
-        yield from table(list(_largest(found)))
-    if found.discount or found.vouchers:
-        yield ""
-        cells = [("the provider's list price, from above", money(found.provider)), ("discount", money(-found.discount))]
-        cells += [("after discount", money(net)), ("vouchers", money(-found.vouchers))]
-        yield from table([*cells, ("to pay", money(net - found.vouchers))])
-
-
-def _largest(found: Comparison) -> Iterator[tuple[str, ...]]:
-    yield ("what", "cause", "our tokens", "provider's", "our amount", "provider's", found.currency)
-    length = {"hour": 13, "day": 10, "month": 7}[found.grain]
-    for row in found.largest:
-        names = [printable(row[name]) for name in found.dimensions if row[name] is not None]
-        counts = [f"{row[n]:,.0f}" if row[n] is not None else "-" for n in ("our_tokens", "provider_tokens")]
-        amounts = [money(row[name]) for name in ("our_amount", "provider_amount", "difference")]
-        yield (" ".join([hour_label(row["hour"])[:length], *names]), row["cause"], *counts, *amounts)
-
-
-def _require_comparable(lines: DataFrame, provider: DataFrame, other_lines: Optional[DataFrame]) -> None:
-    ours, theirs = _sums(lines)["currencies"], _sums(provider)["currencies"]
-    if not ours and not theirs:
-        raise ProviderBillError("neither we nor the provider billed anything in the period; nothing to compare")
-    if len({*ours, *theirs}) > 1:
-        raise ProviderBillError(
-            f"our lines are in {', '.join(ours) or 'no currency'}, the provider's bill is in {', '.join(theirs)}; "
-            "amounts are compared in one currency, never converted"
-        )
-    if other_lines is not None:
-        counts = [frame.agg(F.sum(F.col("tokens").cast(_COUNT))).collect()[0][0] for frame in (lines, other_lines)]
-        if counts[0] != counts[1]:
-            raise ProviderBillError(
-                f"the lines under the other reading of K have {counts[1] or 0:,} tokens, ours {counts[0] or 0:,}; bill "
-                "the same usage for both"
-            )
-
-
-# --- both sides, added up by what both tell ------------------------------------------------------------------------
-
-_ORDER = ("period_start", *DIMENSIONS, "cause")
-
-
-def _cells(
-    lines: DataFrame, provider: DataFrame, other_lines: Optional[DataFrame], dimensions: Sequence[str], grain: str
-) -> DataFrame:
-    keys = ["start", *dimensions]
-
-    def at_grain(frame: DataFrame) -> DataFrame:
-        return frame.withColumn("start", period_start(F.unix_seconds("period_start"), grain))
-
-    def total(name: str, dtype: str) -> Column:
-        return F.sum(F.col(name).cast("decimal(28,12)" if dtype == _MONEY else _COUNT)).cast(dtype)
-
-    # what was billed and taken back again leaves no price
-    by_price = at_grain(lines).groupBy(*keys, "currency", "price_per_1k")
-    net = by_price.agg(total("tokens", _COUNT).alias("tokens"), total("amount", _MONEY).alias("amount"))
-    price = F.when(F.col("tokens") != 0, _token_price("price_per_1k"))
-    ours = net.groupBy(*keys).agg(
-        F.max("currency").alias("our_currency"),
-        total("tokens", _COUNT).alias("our_tokens"),
-        total("amount", _MONEY).alias("our_amount"),
-        F.min(price).alias("lowest"),
-        F.max(price).alias("highest"),
-    )
-    has_tokens, has_price = "tokens" in provider.columns, "price_per_1k" in provider.columns
-    rows = at_grain(provider)
-    rows = rows if has_tokens else rows.withColumn("tokens", F.lit(None).cast("bigint"))
-    rows = rows if has_price else rows.withColumn("price_per_1k", F.lit(None).cast(PRICE))
-    by_its_prices = F.col("tokens").cast(TOKENS) * _token_price("price_per_1k")
-
-    def of_all(value: Column, dtype: str) -> Column:
-        """The sum if every row has a value: of some, it would be taken for the whole."""
-        whole = F.count(value) == F.count(F.lit(1))
-        return F.when(whole, F.sum(value).cast(dtype))
-
-    theirs = rows.groupBy(*keys).agg(
-        F.max("currency").alias("provider_currency"),
-        F.count(F.lit(1)).alias("provider_rows"),
-        of_all(F.col("tokens").cast(TOKENS), _COUNT).alias("provider_tokens"),
-        total("amount", _MONEY).alias("provider_amount"),
-        of_all(by_its_prices.cast("decimal(28,12)"), _MONEY).alias("by_its_prices"),
-        F.when(F.min("price_per_1k") == F.max("price_per_1k"), F.max("price_per_1k")).alias("provider_price_per_1k"),
-    )
-    cells = ours.join(theirs, keys, "full")
-    if other_lines is not None:
-        other = at_grain(other_lines).groupBy(*keys)
-        sums = (total("tokens", _COUNT).alias("other_tokens"), total("amount", _MONEY).alias("other_amount"))
-        cells = cells.join(other.agg(*sums, F.lit(True).alias("has_other")), keys, "full")
-    else:
-        cells = cells.withColumns({"other_tokens": F.lit(None).cast(_COUNT), "other_amount": F.lit(None).cast(_MONEY)})
-    has_ours, has_theirs = F.col("our_tokens").isNotNull(), F.col("provider_rows").isNotNull()
-    zero, nothing = F.lit(0).cast(_COUNT), F.lit(0).cast(_MONEY)
-    there = cells.filter(has_ours | has_theirs).withColumns({"has_ours": has_ours, "has_theirs": has_theirs})
-    return there.withColumns(
-        {
-            "our_tokens": F.coalesce("our_tokens", zero),
-            "our_amount": F.coalesce("our_amount", nothing),
-            # unknown where its rows do not tell, none where it has no row
-            "provider_tokens": F.when(has_theirs, F.col("provider_tokens")).otherwise(zero),
-            "provider_amount": F.coalesce("provider_amount", nothing),
-            "provider_rows": F.coalesce("provider_rows", F.lit(0)),
-            "other_tokens": F.coalesce("other_tokens", zero) if other_lines is not None else F.lit(None).cast(_COUNT),
-            "other_amount": F.coalesce("other_amount", nothing) if other_lines is not None else F.col("other_amount"),
-            "end": period_end(F.col("start"), grain),
-            "currency": F.coalesce("our_currency", "provider_currency"),
-        }
-    )
 
 
 def _with_tiers(cells: DataFrame, prices: PriceList, dimensions: Sequence[str]) -> DataFrame:
@@ -323,7 +124,7 @@ def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int
     cells = cells.withColumns(
         {
             "tolerance": tolerance,
-            "difference": (theirs - ours).cast(_MONEY),
+            "difference": (theirs - ours).cast(MONEY),
             "more_tokens": F.col("provider_tokens") - F.col("our_tokens"),
         }
     )
@@ -331,13 +132,13 @@ def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int
     as_many = F.coalesce(F.abs("more_tokens") <= F.lit(tokens_tolerance), F.lit(True))
     both = F.col("has_ours") & F.col("has_theirs")
     nothing_due = (difference == 0) & ~both & (F.col("has_ours") | as_many)  # what is free may be on no bill
-    low, high = ((F.col("more_tokens").cast(TOKENS) * F.col(name)).cast(_MONEY) for name in ("lowest", "highest"))
+    low, high = ((F.col("more_tokens").cast(TOKENS) * F.col(name)).cast(MONEY) for name in ("lowest", "highest"))
     of_tokens = (F.col("more_tokens") != 0) & _between(difference, low, high)  # of the few that are tolerated
     within = (F.abs(difference) < F.col("tolerance")) | (difference == 0) | F.coalesce(of_tokens, F.lit(False))
     if grain == "month":
         within |= (difference <= 0) & (difference > F.lit(-CENT))
     low, high = (F.col("provider_tokens").cast(TOKENS) * F.col(name) for name in ("lowest", "highest"))
-    at_our_prices = _between(theirs, low.cast(_MONEY), high.cast(_MONEY))
+    at_our_prices = _between(theirs, low.cast(MONEY), high.cast(MONEY))
     return cells.withColumns(
         {
             "as_many": as_many,
@@ -413,13 +214,13 @@ def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
     more = F.col("more_tokens").cast(TOKENS)
     # without quantities: the amount that all our tokens would have in another tier
     counted = F.coalesce(tokens, F.col("our_tokens").cast(TOKENS))
-    another_tier = F.exists("tiers", lambda tier: _near(theirs, (counted * tier["price"]).cast(_MONEY)))
+    another_tier = F.exists("tiers", lambda tier: _near(theirs, (counted * tier["price"]).cast(MONEY)))
     another_tier = F.coalesce(another_tier, F.lit(False))
     by_its_prices = F.coalesce(_near(theirs, F.col("by_its_prices")), F.lit(False))
     a_price = by_its_prices | (F.col("by_its_prices").isNull() & _has_a_price(theirs, tokens))
     new_price = F.when(another_tier, "tier_differs").otherwise("price_differs")
-    quantity_only = _between(difference, (more * F.col("lowest")).cast(_MONEY), (more * F.col("highest")).cast(_MONEY))
-    of_quantity = (more * F.col("lowest")).cast(_MONEY)
+    quantity_only = _between(difference, (more * F.col("lowest")).cast(MONEY), (more * F.col("highest")).cast(MONEY))
+    of_quantity = (more * F.col("lowest")).cast(MONEY)
     both_differ = (F.col("lowest") == F.col("highest")) & by_its_prices
     same_tokens = F.when(another_tier, "tier_differs").when(a_price, "price_differs").otherwise("unexplained")
 
@@ -454,14 +255,6 @@ def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
     }
     fields: StructType = RECONCILIATION
     return rows.select(*(columns.get(f.name, F.col(f.name)).cast(f.dataType).alias(f.name) for f in fields.fields))
-
-
-# --- figures -------------------------------------------------------------------------------------------------------
-
-
-def _token_price(name: str) -> Column:
-    """The price of one token from that of 1,000."""
-    return (F.col(name).cast("decimal(15,9)") * F.lit("0.001").cast("decimal(3,3)")).cast(COST)
 
 
 def _near(amount: Column, other: Column) -> Column:

@@ -14,10 +14,11 @@ from spark_billing.core.columns import quoted, tag_column, tag_columns
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
 from spark_billing.core.storage import Folder, path_is_absent
-from spark_billing.estimates.expected import Estimate, Reconciliation
+from spark_billing.estimates.expected import Expected
 from spark_billing.ledger.difference import ORIGINAL
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.ledger.records import Ledger
+from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, total_of
 from spark_billing.usage.reasons import REJECT_REASONS
 
@@ -39,7 +40,7 @@ class Report:
     rejected_without_time: Mapping[str, int]  # rows that no period can claim
     run: int  # the last one in the ledger
     run_at: str
-    estimate: Optional[Estimate] = None
+    estimate: Optional[Expected] = None
     reconciliation: Optional[Reconciliation] = None
 
     def days(self) -> dict[str, Sums]:
@@ -61,7 +62,7 @@ def read_report(
     period: Optional[Period] = None,
     *,
     top: int = 10,
-    estimate: Optional[Estimate] = None,
+    estimate: Optional[Expected] = None,
     reconciliation: Optional[Reconciliation] = None,
 ) -> Report:
     """What the ledger in `output` says of a period, or of all hours that it has.
@@ -80,9 +81,10 @@ def read_report(
         if period.end - period.start > _MOST_DAYS * 24 * SECONDS_PER_HOUR:  # one call with a date of nonsense is enough
             raise UsageError(
                 f"the ledger in {output} has lines from {hour_label(hours[0])} to {hour_label(hours[-1])}, more than "
-                f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which with --month, or --from and --to"
+                f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which period",
+                parameter="period",
             )
-    currency = ledger.last["price_list"]["currency"]
+    currency = ledger.last.price_list.currency
     for what, compared in (("estimate", estimate), ("reconciliation", reconciliation)):
         if compared is not None and compared.currency != currency:
             raise UsageError(f"the {what} is in {compared.currency}, and the ledger in {currency}")
@@ -95,7 +97,7 @@ def read_report(
     of_hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
     del parts["currency"]
     rejected, without_time = _rejected(spark, output, period)
-    last = (ledger.last["run"], ledger.last["committed_at"])
+    last = (ledger.last.run, ledger.last.committed_at)
     found = (total, parts, dict(sorted(of_hours.items())), rejected, without_time, *last)
     return Report(period, currency, *found, estimate, reconciliation)
 

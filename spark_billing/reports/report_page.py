@@ -8,7 +8,8 @@ from typing import Optional
 from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label
 from spark_billing.core.money import add, money
 from spark_billing.core.text import printable
-from spark_billing.estimates.expected import Estimate, Reconciliation
+from spark_billing.estimates.expected import Expected
+from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports import charts
 from spark_billing.reports import html as pages
 from spark_billing.reports.breakdown import Part, Sums, total_of
@@ -128,7 +129,7 @@ def _rejected(report: Report) -> Iterator[str]:
     yield from pages.table(("", "rows in these hours", "rows without a time"), [*rows, ("Total", *sums)], total=True)
 
 
-def _estimate(report: Report, estimate: Estimate) -> Iterator[str]:
+def _estimate(report: Report, estimate: Expected) -> Iterator[str]:
     actual, currency = report.total.amount, report.currency
     place = "within the estimate"
     if not estimate.low <= actual <= estimate.high:

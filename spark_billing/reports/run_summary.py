@@ -9,7 +9,9 @@ from typing import Any
 from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
 from spark_billing.core.text import printable, table
+from spark_billing.ledger.records import record_path
 from spark_billing.ledger.run import Outcome
+from spark_billing.ledger.run_record import LineSums, RunRecord, Totals
 from spark_billing.prices.price_list import PriceList
 
 _BECAME = {
@@ -24,26 +26,26 @@ _BECAME = {
 def summary(outcome: Outcome, prices: PriceList, output: str) -> str:
     """The summary of a billing run: what was read, billed, rejected and why, what it costs, what that adds to the
     ledger, and where the files are."""
-    record, totals = outcome.record, outcome.record["totals"]
-    dry = bool(record["arguments"].get("dry_run"))
+    record, totals = outcome.record, outcome.record.totals
+    dry = bool(record.arguments.get("dry_run"))
     text = [
         f"{'Dry run, nothing was written: the bill' if dry else 'Bill'} for {_when(record)}",
         f"Prices: {prices}",
         "",
     ]
     text += [*table(list(_calls(totals))), ""]
-    currency = totals["currency"]
-    free = totals["output_tokens"]["billed"] - totals["output_tokens"]["charged"]
+    currency = totals.currency
+    free = totals.output_tokens["billed"] - totals.output_tokens["charged"]
     if free:
         text += [f"Of the billed output tokens the price list does not charge {free:,}.", ""]
-    conflicts = totals["rejected"].get("conflicting_request", 0)
+    conflicts = totals.rejected.get("conflicting_request", 0)
     if conflicts:
         text += [
             f"ATTENTION: {conflicts:,} calls have the id of another call, but other content. Of each id the earliest\n"
             "call is billed, of several the dearest; the others are rejected as conflicting_request.",
             "",
         ]
-    text += [f"Total: {money(Decimal(totals['amount']))} {currency}", ""]
+    text += [f"Total: {money(totals.amount)} {currency}", ""]
     text += [*_added(outcome, dry), ""]
     headings = ("calls", "input tokens", "output tokens", currency)
     for title, dearest in (
@@ -54,35 +56,38 @@ def summary(outcome: Outcome, prices: PriceList, output: str) -> str:
             text += [*table([(title, *headings), *((name, *_sums(row)) for name, row in dearest)]), ""]
     if not dry:
         folders = [("bill lines", "bill_lines"), ("bills", "bills")]
-        folders += [("rejected rows", "rejected")] if totals["rows"]["rejected"] else []
-        folders += [("priced calls", "priced_calls")] if record["arguments"].get("detail") else []
-        folders += [("run record", f"ledger/runs/{record['run']:020}.json")]
+        folders += [("rejected rows", "rejected")] if totals.rows["rejected"] else []
+        folders += [("priced calls", "priced_calls")] if record.arguments.get("detail") else []
+        folders += [("run record", f"{record_path(record.run)}")]
         width = max(len(name) for name, _ in folders)
         text += [f"{name.ljust(width)}  {output.rstrip('/')}/{path}" for name, path in folders]
     return "\n".join(text).rstrip()
 
 
-def _when(record: Mapping[str, Any]) -> str:
-    hours, period = record["hours"], record["period"]
+def _when(record: RunRecord) -> str:
+    hours, period = record.hours, record.period
     if period:
-        return f"{period['from']} to {period['to']}, UTC+8"
-    if hours["with_usage"]:
-        return f"{hours['with_usage']:,} hours with usage, the first {hours['first']}, the last {hours['last']}, UTC+8"
+        return f"{period}, UTC+8"
+    if hours.with_usage:
+        return f"{hours.with_usage:,} hours with usage, the first {hours.first}, the last {hours.last}, UTC+8"
     return "no hour with usage"
 
 
-def _calls(totals: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+def _calls(totals: Totals) -> Iterator[tuple[str, ...]]:
     yield ("", "calls", "input tokens", "output tokens")
-    for kind in totals["rows"]:
-        yield (_BECAME[kind], *(f"{totals[name][kind]:,}" for name in ("rows", "input_tokens", "output_tokens")))
+    for kind in totals.rows:
+        yield (
+            _BECAME[kind],
+            *(f"{getattr(totals, name)[kind]:,}" for name in ("rows", "input_tokens", "output_tokens")),
+        )
         if kind == "rejected":
-            yield from ((f"  {reason}", f"{count:,}", "", "") for reason, count in totals["rejected"].items())
+            yield from ((f"  {reason}", f"{count:,}", "", "") for reason, count in totals.rejected.items())
 
 
 def _added(outcome: Outcome, dry: bool) -> Iterator[str]:
     """What the run adds to the ledger, and what it leaves alone though the usage says otherwise."""
-    record, currency = outcome.record, outcome.record["totals"]["currency"]
-    reasons = record["ledger"]["reasons"]
+    record, currency = outcome.record, outcome.record.totals.currency
+    reasons = record.ledger.reasons
     if not reasons:
         yield "Nothing to add to the ledger: it says this already."
     else:
@@ -90,15 +95,15 @@ def _added(outcome: Outcome, dry: bool) -> Iterator[str]:
     if outcome.lowered:
         headings = ("calls", "input tokens", "output tokens", currency)
         rows = [(f"{printable(row['workspace_id'])} {hour_label(row['hour'])}", *_sums(row)) for row in outcome.lowered]
-        refused = dry and not record["arguments"].get("allow_retractions")
+        refused = dry and not record.arguments.get("allow_retractions")
         leave = ", which needs --allow-retractions unless a conflict explains it" if refused else ""
         yield ""
         yield f"Bills that become lower (the first {len(rows)}){leave}:"
         yield from table([("", *headings), *rows])
-    if record["not_adjusted"]["reasons"]:
+    if record.not_adjusted.reasons:
         yield ""
-        yield from table(list(_by_reason("Too old, so not added", record["not_adjusted"]["reasons"], currency)))
-    absent = record["hours"]["billed_before_but_not_in_usage"]
+        yield from table(list(_by_reason("Too old, so not added", record.not_adjusted.reasons, currency)))
+    absent = record.hours.billed_before_but_not_in_usage
     if absent:
         yield ""
         yield (
@@ -107,10 +112,10 @@ def _added(outcome: Outcome, dry: bool) -> Iterator[str]:
         )
 
 
-def _by_reason(title: str, reasons: Mapping[str, Any], currency: str) -> Iterator[tuple[str, ...]]:
+def _by_reason(title: str, reasons: Mapping[str, LineSums], currency: str) -> Iterator[tuple[str, ...]]:
     yield (title, "lines", currency)
-    for reason, counts in reasons.items():
-        yield (f"  {reason}", f"{counts['lines']:,}", money(Decimal(counts["amount"])))
+    for reason, sums in reasons.items():
+        yield (f"  {reason}", f"{sums.lines:,}", money(sums.amount))
 
 
 def _sums(row: Any) -> Sequence[str]:

@@ -26,7 +26,7 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
 
     CSV has a header and is read as text; files whose headers differ are refused. A CSV file is one task, as a value may
     have line breaks: write a huge one as several. `UsageError` if it cannot be read. The session needs
-    `runs.SESSION_SETTINGS`.
+    `session.SESSION_SETTINGS`.
     """
     if file_format is None:
         parts = location.rstrip("/").rsplit("/", 1)[-1].lower().split(".")
@@ -51,8 +51,9 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
                 )
     except (PySparkException, Py4JJavaError) as error:
         raise UsageError(
-            f"cannot read the {what} {location!r} as {file_format}: {spark_reason(error)}. "
-            f"Give an existing path or table, and its --{what}-format."
+            f"cannot read the {what} {location!r} as {file_format}: {spark_reason(error)}. Give an existing path or "
+            "table, and its format.",
+            parameter=f"{what}_format",
         ) from None
     if not fields:
         raise UsageError(f"the {what} {location!r} has no column when read as {file_format}; is it empty?")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Optional
 
 from pyspark.errors import PySparkException
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import NullType, StringType, StructType, TimestampNTZType
 
@@ -15,11 +16,39 @@ from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError, spark_reason
 from spark_billing.core.hours import INSTANT_TEXT, ZONELESS_TEXT
 from spark_billing.core.schemas import USAGE
+from spark_billing.core.session import SESSION_SETTINGS, settings
 from spark_billing.usage.calls import require_columns, usage_field
 
 MAPPABLE = (*USAGE.fieldNames(), "tags")
 ROW = "row_as_it_came"  # the mapped table's column with the source's row
 _COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
+_ZONE = re.compile(r"UTC|Z|[+-][0-9]{2}:[0-9]{2}|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
+_NAME_THE_ZONE = "name the zone of the log's times (such as Asia/Shanghai or UTC)"
+
+
+@contextmanager
+def usage_session(spark: SparkSession, call_time_zone: Optional[str]) -> Iterator[None]:
+    """The session settings that reading, mapping and billing usage need, for as long as it takes.
+
+    Times without an offset are in `call_time_zone`. `UsageError` if that is no zone.
+    """
+    if call_time_zone and not _ZONE.fullmatch(call_time_zone):
+        raise UsageError(
+            f"call_time_zone is {call_time_zone!r}; needed is a zone such as Asia/Shanghai, UTC or +08:00 "
+            "(short names mean several zones: CST is one of China and one of Chicago)",
+            parameter="call_time_zone",
+        )
+    try:
+        with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": call_time_zone or "UTC"}):
+            yield
+    except PySparkException as error:
+        if call_time_zone and call_time_zone in str(error) and "zone" in str(error).lower():
+            raise UsageError(
+                f"call_time_zone is {call_time_zone!r}, no zone that Spark knows; give one such as Asia/Shanghai or "
+                "+08:00",
+                parameter="call_time_zone",
+            ) from None
+        raise
 
 
 def map_columns(
@@ -53,12 +82,12 @@ def map_columns(
         if not plain:
             raise UsageError(
                 f"call_time is mapped to {columns['call_time']!r}, and what instant that gives depends on a time zone; "
-                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+                + _NAME_THE_ZONE,
+                parameter="call_time_zone",
             )
         if isinstance(dtype, TimestampNTZType):
             raise UsageError(
-                "call_time is timestamp_ntz, a time without a zone; "
-                "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+                f"call_time is timestamp_ntz, a time without a zone; {_NAME_THE_ZONE}", parameter="call_time_zone"
             )
     elif isinstance(dtype, TimestampNTZType):
         usage = usage.withColumn("call_time", F.col("call_time").cast("timestamp"))
@@ -76,7 +105,8 @@ def refuse_zoneless_times(usage: DataFrame) -> None:
     if row is not None:
         raise UsageError(
             f"call_time has text without an offset, such as {row['call_time']!r}, and a zone is never guessed; "
-            "add --call-time-zone ZONE, the zone of the log's times (such as Asia/Shanghai or UTC)"
+            + _NAME_THE_ZONE,
+            parameter="call_time_zone",
         )
 
 
@@ -105,12 +135,14 @@ def is_column(source: DataFrame, expression: str) -> bool:
 
 def _check_expression(source: DataFrame, name: str, expression: str) -> None:
     if name not in MAPPABLE:
-        raise UsageError(f"--column {name}={expression}: no such usage column; they are {', '.join(MAPPABLE)}")
+        raise UsageError(
+            f"{name}={expression}: no such usage column; they are {', '.join(MAPPABLE)}", parameter="columns"
+        )
     try:
         # what may stand in a WHERE is one value per row: no explode, which would bill a call twice, no aggregate
         _ = source.where(F.expr(expression).isNull()).schema
     except PySparkException as error:
         hint = ""
         if "UNRESOLVED" in str(error) and re.fullmatch(r"[\w.-]+", expression):
-            hint = f" If it is meant as text, quote it: --column \"{name}='{expression}'\"."
-        raise UsageError(f"--column {name}={expression}: {spark_reason(error)}.{hint}") from None
+            hint = f" If it is meant as text, quote it: \"{name}='{expression}'\"."
+        raise UsageError(f"{name}={expression}: {spark_reason(error)}.{hint}", parameter="columns") from None

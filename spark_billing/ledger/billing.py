@@ -1,0 +1,165 @@
+"""Usage billed into a ledger: from a DataFrame, or from a table by its path. The jobs, the stream and notebooks all come
+this way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional, Union
+
+from pyspark.sql import DataFrame, SparkSession
+
+from spark_billing.bills.sums import Pricing
+from spark_billing.core.errors import OutputError, UsageError
+from spark_billing.core.hours import SECONDS_PER_HOUR, Period, parse_instant
+from spark_billing.ledger.run import Job, Outcome, bill_run
+from spark_billing.ledger.run_record import RunRecord
+from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.files import read_usage
+from spark_billing.usage.mapping import map_columns, usage_session
+
+
+def bill_usage(
+    usage: DataFrame,
+    *,
+    prices: PriceList,
+    output: str,
+    source: str,
+    period: Union[Period, tuple[str, str], None] = None,
+    last: Optional[int] = None,
+    columns: Optional[Mapping[str, str]] = None,
+    call_time_zone: Optional[str] = None,
+    pricing: Pricing = "native",
+    duplicates: bool = True,
+    dedup_lookback: int = 24,
+    group_by_tags: Sequence[str] = (),
+    detail: bool = False,
+    as_of: Optional[str] = None,
+    closed_after: Optional[int] = None,
+    adjust_within: Optional[int] = None,
+    allow_retractions: bool = False,
+    dry_run: bool = False,
+    publishing_patience: float = 10,
+) -> RunRecord:
+    """Bill usage into the ledger under `output`, as the job `hourly_bill.py` does, and return the run's record.
+
+    What the usage comes to is compared with what the ledger says, and the difference is added, proved and committed;
+    `bill_lines/`, `bills/` and `rejected/` are written anew for the dates that it changes. `output` is a folder, new or
+    of earlier runs; `source` names the usage over time, as an output holds the bills of one. `period` is two UTC+8
+    hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage), or `last` the number of
+    hours that are over. The other options are those of the job. `columns` gives usage columns as Spark SQL expressions
+    over those of the DataFrame; times without an offset are in `call_time_zone`. With `dry_run` nothing is written.
+
+    Needs a classic Spark session, not Spark Connect. `UsageError` or `OutputError` if arguments, usage or output do not
+    fit, `RetractionError` if bills would become lower, `TotalsError` if the run does not prove itself, `LostRaceError`
+    if others kept committing first; the bills are then as before.
+
+    Examples
+    --------
+    >>> prices = PriceList.bundled("emr-serverless-spark", currency="USD")
+    >>> done = bill_usage(usage, prices=prices, output=new_output, source="gateway log")
+    >>> done.run, done.totals.rows, str(done.totals.amount)
+    (1, {'read': 2, 'billed': 1, 'rejected': 1}, '0.000053080000')
+    """
+    instant = instant_of(as_of, last=last, closed_after=closed_after, adjust_within=adjust_within)
+    if isinstance(period, tuple):
+        period = _period(*period)
+    if last is not None:
+        period = last_hours(last, period, instant)
+    options: dict[str, Any] = {
+        "pricing": pricing,
+        "group_by_tags": list(group_by_tags),
+        "detail": detail,
+        "dedup_lookback": dedup_lookback,
+        "as_of": instant,
+        "closed_after": closed_after,
+        "adjust_within": adjust_within,
+        "allow_retractions": allow_retractions,
+        "dry_run": dry_run,
+    }
+    asked = {"usage": None, "usage_format": None, "columns": dict(columns or {}), "call_time_zone": call_time_zone}
+    asked = {**asked, "duplicates": duplicates, **options}
+    with usage_session(usage.sparkSession, call_time_zone):
+        mapped = map_columns(usage, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
+        job = Job(mapped, prices, output, source, asked, period, duplicates=duplicates,
+                  publishing_patience=publishing_patience, **options)  # fmt: skip
+        return bill_run(job).record
+
+
+def bill_table(
+    spark: SparkSession,
+    prices: PriceList,
+    *,
+    usage: str,
+    output: str,
+    usage_format: Optional[str] = None,
+    period: Optional[Period] = None,
+    columns: Optional[Mapping[str, str]] = None,
+    call_time_zone: Optional[str] = None,
+    duplicates: bool = True,
+    source: Optional[str] = None,
+    **options: Any,
+) -> Outcome:
+    """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`."""
+    here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
+    if usage_format != "table" and there.startswith(here):
+        raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
+    if usage_format != "table" and here.startswith(there):
+        raise OutputError(
+            f"the usage {usage!r} lies in the output {output!r}, whose hours its own bill would replace; "
+            "give another output (rejected rows are billed there by a run over the whole usage)",
+            parameter="output",
+        )
+    asked = {
+        "usage": usage,
+        "usage_format": usage_format,
+        "columns": dict(columns or {}),
+        "call_time_zone": call_time_zone,
+        "duplicates": duplicates,
+        **options,
+    }
+    with usage_session(spark, call_time_zone):
+        table = read_usage(spark, usage, usage_format)
+        mapped = map_columns(table, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
+        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates, **options)
+        return bill_run(job)
+
+
+def instant_of(
+    as_of: Optional[str], *, last: Optional[int], closed_after: Optional[int], adjust_within: Optional[int]
+) -> Optional[int]:
+    """The instant, in epoch seconds, from which the last hours, closed hours and hours too old are counted; None: when
+    the run starts. `UsageError` if the options do not go together."""
+    if adjust_within is not None and closed_after is not None and adjust_within * 24 <= closed_after:
+        raise UsageError(
+            f"adjust_within, {adjust_within} days, ends before closed_after, {closed_after} hours: no hour would ever "
+            "be billed",
+            parameter="adjust_within",
+        )
+    if as_of is None:
+        return None if last is None else int(time.time())
+    if adjust_within is None and closed_after is None and last is None:
+        raise UsageError(
+            "as_of says as of when last, closed_after and adjust_within are meant; give one of them", parameter="as_of"
+        )
+    try:
+        return parse_instant(as_of)
+    except ValueError as error:
+        raise UsageError(f"as_of: {error}", parameter="as_of") from None
+
+
+def last_hours(last: int, period: Optional[Period], as_of: Optional[int]) -> Period:
+    """The period of the last hours that are over."""
+    if period is not None or last < 1 or as_of is None:
+        raise UsageError(
+            "last takes the place of a period: give a number of hours, 1 or more, and no period", parameter="last"
+        )
+    end = as_of - as_of % SECONDS_PER_HOUR
+    return Period(end - last * SECONDS_PER_HOUR, end)
+
+
+def _period(start: str, end: str) -> Period:
+    try:
+        return Period.parse(start, end)
+    except ValueError as error:
+        raise UsageError(f"period: {error}", parameter="period") from None

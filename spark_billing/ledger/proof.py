@@ -1,0 +1,167 @@
+"""What proves a run: nothing of the usage is lost or doubled, no bill falls without a reason, and each table says what
+the ledger says. All of it is read back from what was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import reduce
+from typing import Optional
+
+from pyspark.sql import DataFrame, Row
+from pyspark.sql import functions as F
+
+from spark_billing.bills.control_totals import TOKEN_COLUMNS, balance
+from spark_billing.bills.lines import bill_sums
+from spark_billing.core.columns import hour_of, total
+from spark_billing.core.errors import RetractionError
+from spark_billing.core.hours import hour_label
+from spark_billing.core.money import money
+from spark_billing.core.schemas import AMOUNT, PRICED
+from spark_billing.core.text import printable
+from spark_billing.ledger.conflicts import unbilled
+from spark_billing.ledger.difference import lowered_bills
+from spark_billing.ledger.files import Staging
+from spark_billing.ledger.run_record import LineSums, Totals
+from spark_billing.ledger.scope import Scope
+from spark_billing.usage.rating import with_costs
+from spark_billing.usage.reasons import reason_of
+
+_SHOWN = 5  # workspaces, hours or lowered bills in a message or a summary
+_BILL_SUMS = ("requests", *TOKEN_COLUMNS, "amount")
+
+
+@dataclass(frozen=True)
+class Proved:
+    """What the covered hours are owed for, as the ledger says it, and the dearest of them."""
+
+    amount: Decimal
+    dearest_workspaces: Sequence[Row]
+    dearest_hours: Sequence[Row]
+
+
+def prove_bills(
+    rows_read: int, owed: DataFrame, tables: Mapping[str, DataFrame], by_kind: Mapping[str, Mapping[str, int]]
+) -> Proved:
+    """That the ledger, read back, says what the usage says, and the tables what the ledger says; `TotalsError` if not.
+
+    `owed` are the ledger's lines of the covered hours; `by_kind` is of `ControlTotals`.
+    """
+
+    def sums(what: str, rows: DataFrame, *by: str) -> DataFrame:
+        name = F.col(by[0]).cast("string") if by else F.lit(None).cast("string")
+        return rows.select(F.lit(what).alias("what"), name.alias("name"), *_BILL_SUMS)
+
+    def top(by: str) -> DataFrame:
+        lines = owed.withColumn("hour", F.unix_seconds("period_start"))
+        return sums(by, bill_sums(lines, by).orderBy(F.col("amount").desc(), by).limit(_SHOWN), by)
+
+    parts = [sums("owed", bill_sums(owed)), top("workspace_id"), top("hour")]
+    if tables:
+        parts += [sums(name, bill_sums(tables[name])) for name in ("ledger", "bill_lines")]
+        of_bills = tables["bills"].agg(
+            *(total(F.col(name)).cast("bigint").alias(name) for name in _BILL_SUMS[:3]),
+            F.sum("amount").cast(AMOUNT).alias("amount"),
+        )
+        parts.append(sums("bills", of_bills))
+    rows = reduce(DataFrame.unionByName, parts).collect()
+    found = {row["what"]: {name: row[name] or 0 for name in _BILL_SUMS} for row in rows}
+    owed_sums = dict(found["owed"])
+    amount = Decimal(owed_sums.pop("amount"))
+    balance("rows read", rows_read, "rows summed", by_kind["read"]["requests"])
+    balance("billed calls and charged tokens", by_kind["charged"], "those in the ledger", owed_sums)
+    if tables:
+        balance("the ledger of the dates", found["ledger"], "bill_lines", found["bill_lines"])
+        balance("bill_lines", found["bill_lines"], "bills", found["bills"])
+    workspaces, hours = ([row for row in rows if row["what"] == by] for by in ("workspace_id", "hour"))
+    return Proved(amount, workspaces, hours)
+
+
+def write_calls(staging: Staging, rated: DataFrame, scope: Scope, totals: Totals, number: int, *, detail: bool) -> None:
+    """The rejected rows, and with `detail` the priced calls; `TotalsError` if what is read back is not what was
+    counted."""
+    if not totals.rejected and not detail:
+        return
+    if scope.is_limited:
+        hour = hour_of(F.unix_seconds("call_time"))
+        inside = F.lit(True)
+        if scope.open_from is not None:
+            inside &= hour < scope.open_from
+        if scope.old_until is not None:
+            inside &= hour >= scope.old_until
+        rated = rated.filter(hour.isNull() | inside)
+    run = F.lit(number).cast("bigint")
+    if totals.rejected:
+        rejected = rated.filter(F.col("reject").isNotNull())
+        counted = staging.calls("rejected", rejected, reject_reason=reason_of(F.col("reject")), run=run)
+        balance("rejected rows", totals.rejected, "those in rejected", staging.rejected_rows())
+        expected = {name: getattr(totals, name)["rejected"] for name in TOKEN_COLUMNS}
+        expected = {"requests": totals.rows["rejected"], **expected}
+        balance("rejected calls and tokens", expected, "those rejected in writing", counted)
+    if detail:
+        costs = {name: F.col(name) for name in PRICED.fieldNames()}
+        staging.calls("priced_calls", with_costs(rated.filter(F.col("reject").isNull())), run=run, **costs)
+        if totals.rows["billed"]:
+            written = staging.read("priced_calls")
+            row = written.agg(F.count(F.lit(1)).alias("n"), F.sum("cost").cast(AMOUNT).alias("cost")).collect()[0]
+            balance("billed calls", totals.rows["billed"], "those in priced_calls", row["n"])
+            balance("amount billed", totals.amount, "cost in priced_calls", row["cost"])
+
+
+def guard(
+    added: DataFrame,
+    reasons: Mapping[str, LineSums],
+    conflicts: Optional[DataFrame],
+    covered: Sequence[int],
+    currency: str,
+    *,
+    may_lower: bool,
+) -> list[Row]:
+    """The bills that the added lines lower, the first few; `RetractionError` if that takes an explicit leave that is
+    not given. `conflicts` are those that have come to light since the last run."""
+    excuse, left_out = conflicts, None
+    if conflicts is not None and covered:
+        # a rejected copy is no excuse if the one that it is rejected for is in no bill: the call would be in none
+        by = ["workspace_id", "billed_at"]
+        nowhere = unbilled(conflicts, covered)
+        excuse, left_out = (conflicts.join(nowhere, by, how) for how in ("left_anti", "left_semi"))
+    lowered = lowered_bills(added, excuse).withColumn("hour", F.unix_seconds("period_start"))
+    worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN).collect()
+    if worst and not worst[0]["by_conflict"] and not may_lower:
+        bills = lowered.filter(~F.col("by_conflict")).count()
+        refusal = _refusal(bills, worst, reasons, currency) + _copies_left_out(left_out, covered)
+        raise RetractionError(refusal, parameter="allow_retractions")
+    return worst
+
+
+def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, LineSums], currency: str) -> str:
+    """Which bills a run would lower, by what, and why."""
+    shown = [
+        f"{printable(row['workspace_id'])} in {hour_label(row['hour'])} by {-row['requests']:,} calls, "
+        f"{-row['input_tokens']:,} input and {-row['output_tokens']:,} output tokens, "
+        f"{money(row['amount'].copy_negate())} {currency}"
+        for row in worst
+        if not row["by_conflict"]
+    ]
+    why = ", ".join(f"{reason} {money(sums.amount)} {currency}" for reason, sums in reasons.items())
+    return (
+        f"this run would lower {bills:,} bills that are in the ledger: {'; '.join(shown)}"
+        f"{'; and more' if bills > len(shown) else ''} (a negative number is a rise). All it would add: {why}. Nothing "
+        "was written. Is the usage complete, and are the prices right? If so, run it again and allow retractions."
+    )
+
+
+def _copies_left_out(left_out: Optional[DataFrame], covered: Sequence[int]) -> str:
+    if left_out is None:
+        return ""
+    seconds = F.unix_seconds("period_start").between(covered[0], covered[-1])
+    rejected = left_out.filter(F.col("rejected") & seconds).select(F.unix_seconds("billed_at").alias("hour"))
+    hours = [hour_label(row["hour"]) for row in rejected.distinct().orderBy("hour").limit(_SHOWN).collect()]
+    if not hours:
+        return ""
+    return (
+        f" Other copies of calls that it rejects lie in {', '.join(hours)}, which it does not bill: a run that "
+        "covers these hours as well needs no leave for them."
+    )

@@ -1,0 +1,110 @@
+"""What a run adds to the ledger: the difference between what its usage says and what was billed before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Optional, Union
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from spark_billing.bills.lines import hourly_bills, lines_of_sums
+from spark_billing.bills.metering import Metered
+from spark_billing.core.columns import literal_rows, tag_columns
+from spark_billing.core.hours import date_label
+from spark_billing.core.session import step
+from spark_billing.ledger.conflicts import conflicts_since
+from spark_billing.ledger.difference import difference, net_lines
+from spark_billing.ledger.files import InMemory, RunFolder, Staging
+from spark_billing.ledger.records import Ledger, sums_by_hour
+from spark_billing.ledger.run_record import AddedLines
+from spark_billing.ledger.scope import Scope
+from spark_billing.prices.price_list import PriceList
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What one attempt at a run adds, and what is owed with it."""
+
+    number: int  # of the run
+    run_id: str
+    added: DataFrame  # ledger lines, as they were written
+    lines: AddedLines  # and what they come to
+    too_old: AddedLines  # what would be added to hours that are too old to adjust
+    held: Optional[DataFrame]  # the ledger's lines of the same dates; None: there are none
+    owed: DataFrame  # all lines of the covered hours, with the added ones
+    conflicts: Optional[DataFrame]  # those that have come to light since the last run
+    tag_columns: list[str]
+
+    @property
+    def dates(self) -> set[str]:
+        """The UTC+8 dates whose bills change."""
+        return {date_label(hour) for hour in self.lines.hours}
+
+
+def settle(
+    spark: SparkSession,
+    ledger: Ledger,
+    metered: Metered,
+    scope: Scope,
+    prices: PriceList,
+    folder: Union[RunFolder, InMemory],
+    run_id: str,
+    started: datetime,
+) -> Settled:
+    """The difference of the metered usage to the ledger, written once."""
+    number, closed = len(ledger.records) + 1, scope.closed
+    step(spark, "read and verify the ledger")
+    held = ledger.lines(spark, {date_label(hour) for hour in closed})
+    held_here = None if held is None else held.join(_hours(spark, closed), "period_start", "left_semi")
+    conflicts = None if metered.conflicts is None else conflicts_since(metered.conflicts, ledger.records)
+    lines = lines_of_sums(metered.sums, prices)
+    if scope.open_from is not None:
+        lines = lines.filter(_start() < scope.open_from)
+    changes = difference(lines, held_here, conflicts).withColumns(
+        {
+            "run": F.lit(number).cast("bigint"),
+            "run_at": F.timestamp_seconds(F.lit(int(started.timestamp()))),
+            "run_id": F.lit(run_id),
+        }
+    )
+    tags = sorted(tag_columns(changes))
+    too_old = AddedLines()
+    if len(scope.covered) < len(closed):
+        too_old = AddedLines.of(sums_by_hour(changes.filter(_start() < scope.old_until)))
+    if scope.old_until is not None:
+        changes = changes.filter(_start() >= scope.old_until)
+    step(spark, "add the difference to the ledger")
+    added = folder.add(run_id, changes)
+    sums = AddedLines.of(sums_by_hour(added))
+    owed = added
+    if held_here is not None:
+        still = held_here if scope.old_until is None else held_here.filter(_start() >= scope.old_until)
+        owed = still.unionByName(added, allowMissingColumns=True)
+    return Settled(number, run_id, added, sums, too_old, held, owed, conflicts, tags)
+
+
+def rebuild_tables(spark: SparkSession, settled: Settled, staging: Staging) -> Mapping[str, DataFrame]:
+    """The tables of the dates that change, written aside and read back; beside them the ledger lines they are of."""
+    if not settled.dates:
+        return {}
+    step(spark, "rebuild the tables of the touched dates")
+    of_dates = settled.added
+    if settled.held is not None:
+        before = settled.held.filter(F.col("billing_date").cast("string").isin(*settled.dates))
+        of_dates = before.unionByName(settled.added, allowMissingColumns=True)
+    run = F.lit(settled.number).cast("bigint").alias("run")
+    lines = staging.table("bill_lines", net_lines(of_dates).select("*", run))
+    bills = staging.table("bills", hourly_bills(lines).select("*", run))
+    return {"ledger": of_dates, "bill_lines": lines, "bills": bills}
+
+
+def _start() -> Column:
+    return F.unix_seconds("period_start")
+
+
+def _hours(spark: SparkSession, hours: Iterable[int]) -> DataFrame:
+    rows = literal_rows(spark, "hour bigint", ({"hour": hour} for hour in hours))
+    return F.broadcast(rows.select(F.timestamp_seconds("hour").alias("period_start")))
