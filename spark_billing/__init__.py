@@ -12,7 +12,9 @@ from spark_billing.estimates.estimate import Estimate, estimate_calls
 from spark_billing.estimates.rerating import rerate
 from spark_billing.focus.rows import to_focus
 from spark_billing.focus.rules import BrokenRule, check_focus
+from spark_billing.ledger.billing import bill_usage
 from spark_billing.ledger.reading import bill_history, ledger_lines
+from spark_billing.ledger.run_record import RunRecord
 from spark_billing.ledger.streaming import bill_touched_hours
 from spark_billing.prices.price import Price
 from spark_billing.prices.price_list import PriceList
@@ -35,12 +37,14 @@ __all__ = [
     "PriceList",
     "PriceListError",
     "ProviderBillError",
+    "RunRecord",
     "SparkBillingError",
     "Statement",
     "UsageError",
     "bill_history",
     "bill_lines",
     "bill_touched_hours",
+    "bill_usage",
     "check_focus",
     "check_usage",
     "estimate_calls",

@@ -1,28 +1,26 @@
-"""The arguments of every job that reads usage: the table, how its columns are mapped, the prices, the period."""
+"""The arguments that jobs share: a usage table and how its columns are mapped, prices, a period, a ledger."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_billing.commands.files import read_text
 from spark_billing.core.errors import PriceListError, UsageError
-from spark_billing.core.hours import Period
+from spark_billing.core.hours import Period, parse_month
 from spark_billing.core.published import PRICE_LIST
-from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
+from spark_billing.core.session import job_session
+from spark_billing.ledger.catalog import CatalogTables
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.files import FORMATS, read_usage
-from spark_billing.usage.mapping import MAPPABLE, map_columns
-
-_ZONE = re.compile(r"UTC|Z|[+-][0-9]{2}:[0-9]{2}|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
+from spark_billing.usage.mapping import MAPPABLE, map_columns, usage_session
 
 
 def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -64,31 +62,12 @@ def add_price_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
 
 
 @contextmanager
-def mapped_usage(
-    spark: SparkSession,
-    usage: str,
-    usage_format: Optional[str],
-    columns: dict[str, str],
-    call_time_zone: Optional[str],
-    duplicates: bool,
-) -> Iterator[DataFrame]:
-    """The mapped usage table, with the session settings that reading and billing it need."""
-    if call_time_zone and not _ZONE.fullmatch(call_time_zone):
-        raise UsageError(
-            f"--call-time-zone {call_time_zone!r}: needed is a zone such as Asia/Shanghai, UTC or +08:00 "
-            "(short names mean several zones: CST is one of China and one of Chicago)"
-        )
-    try:
-        with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": call_time_zone or "UTC"}):
-            source = read_usage(spark, usage, usage_format)
-            yield map_columns(source, columns, call_time_zone=call_time_zone, duplicates=duplicates)
-    except PySparkException as error:
-        if call_time_zone and call_time_zone in str(error) and "zone" in str(error).lower():
-            raise UsageError(
-                f"--call-time-zone {call_time_zone!r} is no zone that Spark knows; "
-                "give one such as Asia/Shanghai or +08:00"
-            ) from None
-        raise
+def mapped_usage(spark: SparkSession, arguments: argparse.Namespace) -> Iterator[DataFrame]:
+    """The mapped usage table, with the session settings that reading and using it need."""
+    zone, duplicates = arguments.call_time_zone, not arguments.no_dedup
+    with usage_session(spark, zone):
+        source = read_usage(spark, arguments.usage, arguments.usage_format)
+        yield map_columns(source, columns_of(arguments), call_time_zone=zone, duplicates=duplicates)
 
 
 def columns_of(arguments: argparse.Namespace) -> dict[str, str]:
@@ -134,6 +113,38 @@ def period_of(arguments: argparse.Namespace) -> Optional[Period]:
         return Period.parse(start, end)
     except ValueError as error:
         raise UsageError(f"--from/--to: {error}") from None
+
+
+def month_of(text: str) -> Period:
+    """A UTC+8 month such as 2026-04; `UsageError` if it is none."""
+    try:
+        return Period(*parse_month(text))
+    except ValueError as error:
+        raise UsageError(str(error), parameter="month") from None
+
+
+def whole_number(lowest: int, digits: int) -> Callable[[str], int]:
+    """What argparse reads a count with: a whole number of at most so many digits, from the lowest on."""
+
+    def read(text: str) -> int:
+        if not re.fullmatch(f"[0-9]{{1,{digits}}}", text) or int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {lowest} to {10**digits - 1:,}")
+        return int(text)
+
+    return read
+
+
+def add_ledger_arguments(parser: argparse.ArgumentParser) -> None:
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--output", metavar="DIR", help="the folder that hourly_bill.py bills into")
+    where.add_argument("--output-catalog", metavar="CATALOG.NAMESPACE", help="or the namespace")
+
+
+def ledger_of(spark: SparkSession, arguments: argparse.Namespace) -> str:
+    """The folder of the ledger."""
+    if arguments.output is not None:
+        return str(arguments.output)
+    return CatalogTables(spark, arguments.output_catalog).output
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from spark_billing.commands.arguments import add_ledger_arguments, ledger_of
 from spark_billing.commands.command import DONE, Command, say
-from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
-from spark_billing.ledger import reading as history
+from spark_billing.ledger import reading
+from spark_billing.ledger.printed import printed_history
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +21,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     spark = job_session("spark-billing history")
     with settings(spark, SESSION_SETTINGS):
         output = ledger_of(spark, arguments)
-        lines = history.bill_history(spark, output, workspace_id=arguments.workspace, hour=arguments.hour)
-        say("\n".join(history.told(lines, arguments.workspace, arguments.hour)))
+        lines = reading.bill_history(spark, output, workspace_id=arguments.workspace, hour=arguments.hour)
+        say("\n".join(printed_history(lines, arguments.workspace, arguments.hour)))
     return DONE
 
 
@@ -36,4 +37,5 @@ example:
 """,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the history cannot be read",
 )

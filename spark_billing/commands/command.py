@@ -46,6 +46,7 @@ class Command:
     examples: str  # with other things that --help ends with; {prog} is what the user calls
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.ArgumentParser, argparse.Namespace], int]
+    cannot: str = "the job cannot be done"  # what is said before an error of Spark's that is the user's
 
     def __call__(self, argv: Optional[Sequence[str]] = None, prog: Optional[str] = None) -> int:
         own = f"jobs/{self.job}" if self.job else f"spark-billing {self.name}"
@@ -60,7 +61,7 @@ class Command:
         add_version(parser)
         self.add_arguments(parser)
         arguments = parser.parse_args(argv)
-        return _guarded(parser, lambda: self.run(parser, arguments))
+        return _guarded(parser, self.cannot, lambda: self.run(parser, arguments))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,7 +73,7 @@ def add_version(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", action="version", version=f"spark-billing {__version__}")
 
 
-def _guarded(parser: argparse.ArgumentParser, run: Callable[[], int]) -> int:
+def _guarded(parser: argparse.ArgumentParser, cannot: str, run: Callable[[], int]) -> int:
     """What a job does, with every failure as one line and an exit code."""
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):  # PySpark's stack trace before our one line
         logging.getLogger(name).disabled = True
@@ -90,7 +91,7 @@ def _guarded(parser: argparse.ArgumentParser, run: Callable[[], int]) -> int:
     except (PySparkException, Py4JJavaError) as error:
         reason = users_error(error)
         if reason:
-            return _fail(parser, f"the usage cannot be billed: {reason}", REFUSED)
+            return _fail(parser, f"{cannot}: {reason}", REFUSED)
         return _fail(parser, f"Spark failed: {spark_reason(error)}", FAILED)
     except OSError as error:
         return _fail(parser, error, FAILED)
@@ -105,8 +106,27 @@ def say(text: str) -> None:
 
 
 def _fail(parser: argparse.ArgumentParser, error: object, code: int) -> int:
-    print(f"{parser.prog}: {' '.join(str(error).split())}", file=sys.stderr)
+    option = _option(parser, getattr(error, "parameter", None))
+    print(f"{parser.prog}: {' '.join(str(error).split())}{f' ({option})' if option else ''}", file=sys.stderr)
     return code
+
+
+# Parameters of the library whose option has another name
+_OPTIONS = {
+    "columns": "--column",
+    "duplicates": "--no-dedup",
+    "group_by_tags": "--group-by-tag",
+    "period": "--from, --to",
+}
+
+
+def _option(parser: argparse.ArgumentParser, parameter: Optional[str]) -> Optional[str]:
+    """The option of the job, if it has one, that sets a parameter of the library: errors name the one that mends them."""
+    if parameter is None:
+        return None
+    option = _OPTIONS.get(parameter, f"--{parameter.replace('_', '-')}")
+    known = {name for action in parser._actions for name in action.option_strings}
+    return option if set(option.split(", ")) <= known else None
 
 
 def _any_text_can_be_printed() -> None:

@@ -14,7 +14,6 @@ from spark_billing.bills.lines import bill_lines
 from spark_billing.commands.command import DONE, FAILED
 from spark_billing.commands.demo_provider import demo_provider_bill, provider_mapping
 from spark_billing.commands.files import write_lines
-from spark_billing.commands.hourly_bill import bill
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.hours import hour_label, instant_label
 from spark_billing.core.money import money
@@ -23,20 +22,20 @@ from spark_billing.core.session import SESSION_SETTINGS, settings
 from spark_billing.core.storage import Storage
 from spark_billing.core.text import table
 from spark_billing.estimates.estimate import estimate_calls
-from spark_billing.estimates.printed import figures_told
+from spark_billing.estimates.printed import printed_figures
+from spark_billing.ledger.billing import bill_table
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.prices.price_list import PriceList
 from spark_billing.provider.causes import reconcile
 from spark_billing.provider.comparison import Reconciliation, summarize
 from spark_billing.provider.files import read_bill
 from spark_billing.provider.mapping import BillMapping
-from spark_billing.provider.printed import printed
+from spark_billing.provider.printed import printed_comparison
 from spark_billing.provider.rows import provider_bill
 from spark_billing.reports.report import read_report
 from spark_billing.reports.report_page import report_html
-from spark_billing.reports.run_summary import summary
+from spark_billing.reports.run_summary import printed_run
 from spark_billing.reports.statement import monthly_statement
-from spark_billing.usage.checks import check_usage
 
 # The provider's own example: ai_query() called 10,000 times in Hangzhou, 260 input and 50 output tokens each
 # (0.00096 x 260 x 10000 / 1000 + 0.0024 x 50 x 10000 / 1000 = 3.696 CNY), in a workspace and an hour of its own
@@ -53,7 +52,7 @@ _WORKSPACES = ("w-5f1c9a7e22b04d18", "w-83d0be6614c94f57", "w-c2a76f90d15e4b3a",
 _TEAMS = ("search", "support", "growth")
 
 
-def run(spark: SparkSession, prices: PriceList, output: str) -> int:
+def run_demo(spark: SparkSession, prices: PriceList, output: str) -> int:
     """Make usage under `output`, bill it, show the table before, the call and the bill after; the exit code."""
     usage_path, bills_path = f"{output.rstrip('/')}/usage", f"{output.rstrip('/')}/bills"
     if Storage(spark, output).exists("usage"):
@@ -64,13 +63,14 @@ def run(spark: SparkSession, prices: PriceList, output: str) -> int:
     print("\n".join(_sample(usage)))
     print(f"\nThe call\n\n  hourly_bill.py --usage {usage_path} --output {bills_path} --currency {prices.currency}\n")
 
-    outcome = bill(spark, prices, usage=usage_path, output=bills_path, pricing="native", group_by_tags=[], detail=False)
-    print(f"The bill\n\n{summary(outcome, prices, bills_path)}\n")
+    outcome = bill_table(
+        spark, prices, usage=usage_path, output=bills_path, pricing="native", group_by_tags=[], detail=False
+    )
+    print("\n".join(["The bill", "", *printed_run(outcome, prices, bills_path), ""]))
 
-    total = Decimal(outcome.record["totals"]["amount"])
-    checked = check_usage(usage, prices=prices)
+    total = outcome.record.totals.amount
     try:
-        by_request = bill_lines(checked, prices=prices, pricing="udf").agg(F.sum("amount")).collect()[0][0]
+        by_request = bill_lines(usage, prices=prices, pricing="udf").agg(F.sum("amount")).collect()[0][0]
     except ImportError:
         print("Priced again request by request: left out, as the vectorized UDF needs pyarrow and numpy")
         by_request = total
@@ -108,7 +108,7 @@ def _estimate_a_run(spark: SparkSession, prices: PriceList) -> None:
         at=datetime.fromtimestamp(COMMERCIAL_START, timezone.utc),
     )
     print("\nBefore a run: a question about each of 1,000 reviews, Chinese and English, answers of 50 tokens\n")
-    print("\n".join(figures_told(found)))
+    print("\n".join(printed_figures(found)))
     print(f"Input is {found.tokens_rest_on}")
 
 
@@ -126,7 +126,7 @@ def _compare_with_the_provider(spark: SparkSession, prices: PriceList, output: s
     )
     found = summarize(lines, provider, differences, mapping["grain"])
     storage.create("reconciliation.json", json.dumps(found.as_json(), indent=2) + "\n")
-    print("\n".join(printed(found)))
+    print("\n".join(printed_comparison(found)))
 
 
 def _tell_of_the_month(spark: SparkSession, output: str, bills_path: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
@@ -20,8 +19,9 @@ from spark_billing.core.errors import UsageError, users_error
 from spark_billing.core.hours import parse_instant
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.estimates.answers import learn_output
-from spark_billing.estimates.estimate import Estimate, OutputTokens, estimate_calls
-from spark_billing.estimates.printed import told
+from spark_billing.estimates.estimate import OutputTokens, estimate_calls
+from spark_billing.estimates.expected import Expected
+from spark_billing.estimates.printed import printed_estimate
 from spark_billing.usage.files import FORMATS, read_usage
 
 
@@ -83,15 +83,9 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
                 raise
             raise UsageError(f"the prompts cannot be read or mapped: {reason}") from None
         if arguments.summary:
-            write_lines(spark, "--summary", arguments.summary, [json.dumps(_as_json(found), indent=2)])
-        say("\n".join(told(found)))
+            write_lines(spark, "--summary", arguments.summary, [Expected.of(found).to_json()])
+        say("\n".join(printed_estimate(found)))
     return DONE
-
-
-def _as_json(found: Estimate) -> dict[str, object]:
-    """What `estimates.Estimate` reads: amounts as plain text."""
-    costs = {name: f"{getattr(found, name).cost:f}" for name in ("low", "middle", "high")}
-    return {"currency": found.prices.currency, **costs, "calls": found.middle.calls}
 
 
 def _output_tokens(spark: SparkSession, arguments: argparse.Namespace) -> OutputTokens:
@@ -141,4 +135,5 @@ examples:
 """,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the prompts cannot be estimated",
 )

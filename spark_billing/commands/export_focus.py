@@ -10,9 +10,8 @@ from uuid import uuid4
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.commands.arguments import read_prices
+from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, month_of, read_prices
 from spark_billing.commands.command import DONE, Command, say
-from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import OutputError, TotalsError, UsageError
 from spark_billing.core.hours import hour_label, parse_month
 from spark_billing.core.money import add, money
@@ -106,7 +105,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         if not by_month:
             raise UsageError(f"the ledger in {output} has no line of {', '.join(months) or 'any month'} to export")
         _export(lines, by_month, arguments.to, output, arguments.format, options)
-    say("\n".join(_told(by_month, arguments)))
+    say("\n".join(_printed(by_month, arguments)))
     return DONE
 
 
@@ -193,7 +192,7 @@ def _require_empty(storage: Storage, name: str) -> None:
         raise OutputError(f"--to {storage.path(name)} is not empty; give a new folder, or empty that one")
 
 
-def _told(by_month: Sequence[Any], arguments: argparse.Namespace) -> Iterator[str]:
+def _printed(by_month: Sequence[Any], arguments: argparse.Namespace) -> Iterator[str]:
     rows = sum(row["rows"] for row in by_month)
     yield f"FOCUS {arguments.focus_version}: {rows:,} rows in {arguments.to.rstrip('/')}, one for each ledger line"
     yield ""
@@ -220,10 +219,7 @@ def _closed(texts: Sequence[str]) -> dict[str, Optional[str]]:
 
 
 def _month(text: str) -> str:
-    try:
-        parse_month(text)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    month_of(text)
     return text
 
 
@@ -247,4 +243,5 @@ export_focus = Command(
     examples=_EXAMPLES,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the ledger cannot be exported",
 )

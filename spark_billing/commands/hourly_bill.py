@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
-import time
-from typing import Any, Optional
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
 
-from spark_billing.commands.arguments import (
-    add_usage_arguments,
-    columns_of,
-    mapped_usage,
-    period_of,
-    price_list_of,
-)
+from spark_billing.commands.arguments import add_usage_arguments, columns_of, period_of, price_list_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
+from spark_billing.commands.demo import run_demo
 from spark_billing.core.errors import OutputError, SparkBillingError, UsageError, spark_reason
-from spark_billing.core.hours import SECONDS_PER_HOUR, Period, parse_instant
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
+from spark_billing.ledger.billing import bill_table, instant_of, last_hours
 from spark_billing.ledger.catalog import CatalogTables
-from spark_billing.ledger.run import Job, Outcome, bill_hours
-from spark_billing.prices.price_list import PriceList
-from spark_billing.reports.run_summary import summary
+from spark_billing.reports.run_summary import printed_run
 
 _EXAMPLES = """
 examples:
@@ -57,22 +46,23 @@ exit codes:
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     _check(parser, arguments)
     prices = price_list_of(arguments)
-    as_of = _as_of(arguments)
-    period = period_of(arguments) if arguments.last is None else _last_hours(arguments, as_of)
+    limits = {"closed_after": arguments.closed_after, "adjust_within": arguments.adjust_within}
+    as_of = instant_of(arguments.as_of, last=arguments.last, **limits)
+    period = period_of(arguments)
+    if arguments.last is not None:
+        period = last_hours(arguments.last, period, as_of)
     columns = columns_of(arguments)
     if arguments.pricing == "udf":
         _need_arrow()
     spark = job_session("spark-billing hourly_bill")
     if arguments.demo:
-        from spark_billing.commands import demo
-
         arguments.output = arguments.output or tempfile.mkdtemp(prefix="spark-billing-demo-")
-        return demo.run(spark, prices, arguments.output)
+        return run_demo(spark, prices, arguments.output)
     tables = CatalogTables(spark, arguments.output_catalog) if arguments.output_catalog else None
     if tables is not None:
         tables.check()
         arguments.output = tables.output
-    outcome = bill(
+    outcome = bill_table(
         spark,
         prices,
         usage=arguments.usage,
@@ -88,52 +78,15 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         source=arguments.source,
         dedup_lookback=arguments.dedup_lookback,
         as_of=as_of,
-        closed_after=arguments.closed_after,
-        adjust_within=arguments.adjust_within,
+        **limits,
         allow_retractions=arguments.allow_retractions,
         dry_run=arguments.dry_run,
     )
     if tables is not None and not arguments.dry_run:
         with settings(spark, SESSION_SETTINGS):
             _sync(tables)
-    say(summary(outcome, prices, arguments.output))
+    say("\n".join(printed_run(outcome, prices, arguments.output)))
     return DONE
-
-
-def bill(
-    spark: SparkSession,
-    prices: PriceList,
-    *,
-    usage: str,
-    output: str,
-    usage_format: Optional[str] = None,
-    period: Optional[Period] = None,
-    columns: Optional[dict[str, str]] = None,
-    call_time_zone: Optional[str] = None,
-    duplicates: bool = True,
-    source: Optional[str] = None,
-    **options: Any,
-) -> Outcome:
-    """Read, map and bill a usage table, with the session settings that this needs and for as long as it takes."""
-    asked = {
-        "usage": usage,
-        "usage_format": usage_format,
-        "columns": columns or {},
-        "call_time_zone": call_time_zone,
-        "duplicates": duplicates,
-        **options,
-    }
-    here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
-    if usage_format != "table" and there.startswith(here):
-        raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
-    if usage_format != "table" and here.startswith(there):
-        raise OutputError(
-            f"the usage {usage!r} lies in the output {output!r}, whose hours its own bill would replace; "
-            "give another --output (rejected rows are billed there by a run over the whole usage)"
-        )
-    with mapped_usage(spark, usage, usage_format, columns or {}, call_time_zone, duplicates) as mapped:
-        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates, **options)
-        return bill_hours(spark, job)
 
 
 def _sync(tables: CatalogTables) -> None:
@@ -147,31 +100,6 @@ def _sync(tables: CatalogTables) -> None:
         ) from None
 
 
-def _as_of(arguments: argparse.Namespace) -> Optional[int]:
-    within, closed = arguments.adjust_within, arguments.closed_after
-    if within is not None and closed is not None and within * 24 <= closed:
-        raise UsageError(
-            f"--adjust-within {within} days ends before --closed-after {closed} hours: no hour would ever be billed"
-        )
-    if arguments.as_of is None:
-        return None if arguments.last is None else int(time.time())
-    if within is None and closed is None and arguments.last is None:
-        raise UsageError(
-            "--as-of says as of when --last, --closed-after and --adjust-within are meant; give one of them"
-        )
-    try:
-        return parse_instant(arguments.as_of)
-    except ValueError as error:
-        raise UsageError(f"--as-of: {error}") from None
-
-
-def _last_hours(arguments: argparse.Namespace, as_of: Optional[int]) -> Optional[Period]:
-    if getattr(arguments, "from") is not None or arguments.to is not None or not arguments.last or as_of is None:
-        raise UsageError("--last takes the place of --from and --to: give a number of hours, 1 or more, and neither")
-    end = as_of - as_of % SECONDS_PER_HOUR
-    return Period(end - arguments.last * SECONDS_PER_HOUR, end)
-
-
 def _need_arrow() -> None:
     try:
         import spark_billing.prices.udfs  # noqa: F401
@@ -182,14 +110,8 @@ def _need_arrow() -> None:
         ) from None
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999,999")
-    return int(text)
-
-
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+    add, count = parser.add_argument, whole_number(0, 6)
     add("--demo", action="store_true", help="make a usage table in a scratch folder, bill it and show the bill")
     add_usage_arguments(parser, required=False)
     add("--output", metavar="DIR", help="where bill_lines/, bills/, rejected/ and ledger/ are written")
@@ -202,13 +124,23 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--dedup-lookback",
         metavar="HOURS",
-        type=_count,
+        type=count,
         default=24,
         help="look for repeats so many hours before and after the period, too (default 24)",
     )
-    add("--closed-after", metavar="HOURS", type=_count, help="bill an hour only so long after its end")
-    add("--adjust-within", metavar="DAYS", type=_count, help="report, but do not add, changes to older hours")
-    add("--last", metavar="HOURS", type=_count, help="instead of --from and --to: the last hours that are over")
+    add("--closed-after", metavar="HOURS", type=count, help="bill an hour only so long after its end")
+    add(
+        "--adjust-within",
+        metavar="DAYS",
+        type=count,
+        help="report, but do not add, changes to older hours",
+    )
+    add(
+        "--last",
+        metavar="HOURS",
+        type=count,
+        help="instead of --from and --to: the last hours that are over",
+    )
     add("--as-of", metavar="INSTANT", help="the time these three count from (default: now), such as 2026-04-09T00:00Z")
     add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
     add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")
@@ -252,4 +184,5 @@ hourly_bill = Command(
     examples=_EXAMPLES,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the usage cannot be billed",
 )

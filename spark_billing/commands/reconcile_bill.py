@@ -8,12 +8,11 @@ import json
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.commands.arguments import read_prices
+from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, month_of, read_prices
 from spark_billing.commands.command import DONE, UNEXPLAINED, Command, say
 from spark_billing.commands.files import read_text, write_lines
-from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label, parse_month
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
 from spark_billing.core.money import money
 from spark_billing.core.published import AMOUNT_DECIMALS, CENT, PRICE_LIST
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
@@ -21,9 +20,11 @@ from spark_billing.core.storage import Storage
 from spark_billing.focus.files import CSV, as_text
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.prices.price_list import PriceList
-from spark_billing.provider import causes as reconciliation
+from spark_billing.provider.causes import reconcile
+from spark_billing.provider.comparison import summarize
 from spark_billing.provider.files import read_bill
 from spark_billing.provider.mapping import BillMapping
+from spark_billing.provider.printed import printed_comparison
 from spark_billing.provider.rows import provider_bill
 
 _EXAMPLES = """
@@ -99,7 +100,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         at = F.unix_seconds("period_start")
         inside = (at >= period.start) & (at < period.end)
         provider = rows.filter(inside)
-        differences = reconciliation.reconcile(
+        differences = reconcile(
             lines,
             provider,
             prices=_prices(arguments, lines, provider),
@@ -109,7 +110,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
             tokens_tolerance=arguments.tokens_tolerance,
         ).cache()
         try:
-            found = reconciliation.summarize(lines, provider, differences, mapping.grain)
+            found = summarize(lines, provider, differences, mapping.grain)
             outside = rows.filter(~inside).agg(F.count(F.lit(1)), F.sum(F.col("amount").cast("decimal(28,12)")))
             left_out = outside.collect()[0]
             if arguments.differences:
@@ -119,7 +120,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         if arguments.summary:
             write_lines(spark, "--summary", arguments.summary, [json.dumps(found.as_json(), indent=2)])
     say(f"{period}, UTC+8")
-    say("\n".join(reconciliation.told(found)))
+    say("\n".join(printed_comparison(found)))
     say(f"\n{_tolerances(arguments, mapping.grain)}")
     if left_out[0]:
         say(f"{left_out[0]:,} rows of the provider's bill ({money(left_out[1])}) are of other periods: left out.")
@@ -132,7 +133,7 @@ def _period(arguments: argparse.Namespace, grain: str) -> Period:
         if arguments.month is not None:
             if end is not None:
                 raise ValueError("--month is a whole month; leave --to out")
-            return Period(*parse_month(arguments.month))
+            return month_of(arguments.month)
         if end is None:
             raise ValueError("--from needs --to, the UTC+8 hour after the last one")
         period = Period.parse(start, end)
@@ -178,4 +179,5 @@ reconcile_bill = Command(
     examples=_EXAMPLES,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the bills cannot be compared",
 )

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import Optional
 
-from spark_billing.commands.arguments import period_of
+from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, month_of, period_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import place_of, read_text, write_lines
-from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import Period, parse_month
+from spark_billing.core.hours import Period
 from spark_billing.core.money import money
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.estimates.expected import Expected
@@ -45,7 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", metavar="HOUR", help="and the UTC+8 hour after the last one")
     add("--estimate", metavar="FILE.json", help="what it was expected to cost")
     add("--reconciliation", metavar="FILE.json", help="what the provider's bill says, and why it differs")
-    add("--top", metavar="N", type=_count, default=10, help="rows by name in each list (default 10)")
+    add("--top", metavar="N", type=whole_number(1, 4), default=10, help="rows by name in each list (default 10)")
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -72,16 +70,7 @@ def _period(arguments: argparse.Namespace) -> Optional[Period]:
         return period
     if period is not None:
         raise UsageError("--month takes the place of --from and --to: give either")
-    try:
-        return Period(*parse_month(arguments.month))
-    except ValueError as error:
-        raise UsageError(f"--month: {error}") from None
-
-
-def _count(text: str) -> int:
-    if not re.fullmatch("[1-9][0-9]{0,3}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 9,999")
-    return int(text)
+    return month_of(arguments.month)
 
 
 report = Command(
@@ -93,4 +82,5 @@ report = Command(
     examples=_EXAMPLES,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the report cannot be made",
 )

@@ -15,7 +15,8 @@ from spark_billing.commands.arguments import (
 )
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.core.session import job_session
-from spark_billing.estimates import rerating
+from spark_billing.estimates.printed import printed_rerating
+from spark_billing.estimates.rerating import rerate as rerate_usage
 from spark_billing.usage.mapping import ROW
 
 
@@ -34,14 +35,14 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         other = price_list_of(arguments, tokens_per_k=arguments.against_tokens_per_k)
     else:
         other = read_prices("--against", arguments.against, arguments.tokens_per_k)
-    period, columns, zone = period_of(arguments), columns_of(arguments), arguments.call_time_zone
-    duplicates = not arguments.no_dedup
+    period, duplicates = period_of(arguments), not arguments.no_dedup
+    columns_of(arguments)  # refused before Spark starts
     spark = job_session("spark-billing rerate")
-    with mapped_usage(spark, arguments.usage, arguments.usage_format, columns, zone, duplicates) as usage:
+    with mapped_usage(spark, arguments) as usage:
         if period is not None:
             usage = of_period(usage, period)
-        changes = rerating.rerate(usage.drop(ROW), prices=prices, other=other, duplicates=duplicates)
-        say("\n".join(rerating.told(changes, prices, other)))
+        changes = rerate_usage(usage.drop(ROW), prices=prices, other=other, duplicates=duplicates)
+        say("\n".join(printed_rerating(changes, prices, other)))
     return DONE
 
 
@@ -59,4 +60,5 @@ examples:
 """,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the usage cannot be priced twice",
 )

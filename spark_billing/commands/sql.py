@@ -40,4 +40,5 @@ examples:
 """,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the functions cannot be written",
 )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterable
 
+from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, month_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import place_of, say_lines, write_lines
-from spark_billing.commands.ledger_arguments import add_ledger_arguments, ledger_of
-from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import hour_label, parse_month
+from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
 from spark_billing.core.published import SETTLED_AFTER
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
@@ -38,26 +36,30 @@ exit codes:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_ledger_arguments(parser)
-    add = parser.add_argument
+    add, count = parser.add_argument, whole_number(0, 6)
     add("--month", required=True, help="the UTC+8 month, such as 2026-04")
     add(
         "--closed-after",
         metavar="HOURS",
-        type=_count,
+        type=count,
         default=SETTLED_AFTER,
         help="the provider's settling: an hour is final so long after its end, and open until then (default 48)",
     )
     add("--as-of", metavar="INSTANT", help="when that is looked at (default: now), such as 2026-05-03T12:00+08:00")
     add("--format", choices=_FORMATS, default="text", help="csv has all workspaces, the others the dearest")
     add("--to", "--to-file", dest="to", metavar="FILE", help="where it is written (default: it is printed)")
-    add("--top", metavar="N", type=_count, default=20, help="rows by name in each list of text and html (default 20)")
+    add(
+        "--top",
+        metavar="N",
+        type=count,
+        default=20,
+        help="rows by name in each list of text and html (default 20)",
+    )
 
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
-    try:
-        start, end = (hour_label(edge) for edge in parse_month(arguments.month))
-    except ValueError as error:
-        raise UsageError(f"--month: {error}") from None
+    month = month_of(arguments.month)
+    start, end = hour_label(month.start), hour_label(month.end)
     spark = job_session("spark-billing statement")
     with settings(spark, SESSION_SETTINGS):
         if arguments.to is not None:
@@ -84,12 +86,6 @@ def _lines(statement: Statement, file_format: str) -> Iterable[str]:
     return statement_html(statement) if file_format == "html" else statement.text()
 
 
-def _count(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,6}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 999,999")
-    return int(text)
-
-
 statement_of_month = Command(
     name="statement",
     job="statement.py",
@@ -98,4 +94,5 @@ statement_of_month = Command(
     examples=_EXAMPLES,
     add_arguments=_add_arguments,
     run=_run,
+    cannot="the statement cannot be made",
 )

@@ -6,11 +6,13 @@ them floats.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from decimal import Decimal
 
 from spark_billing.core.errors import UsageError
 from spark_billing.core.json_fields import amount_of, json_object, text_of, whole_of
+from spark_billing.estimates.estimate import Estimate
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,16 @@ class Expected:
     middle: Decimal
     high: Decimal
     calls: int
+
+    @classmethod
+    def of(cls, estimate: Estimate) -> Expected:
+        """What an estimate comes to."""
+        costs = (estimate.low.cost, estimate.middle.cost, estimate.high.cost)
+        return cls(estimate.prices.currency, *costs, estimate.middle.calls)
+
+    def to_json(self) -> str:
+        costs = {name: f"{getattr(self, name):f}" for name in ("low", "middle", "high")}
+        return json.dumps({"currency": self.currency, **costs, "calls": self.calls}, indent=2)
 
     @classmethod
     def parse(cls, text: str) -> Expected:

@@ -1,4 +1,4 @@
-"""An estimate as a person reads it. No Spark in here."""
+"""An estimate and the comparison of two price lists as a person reads them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import textwrap
 from collections.abc import Iterator
 from decimal import ROUND_HALF_UP, Decimal
 
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
 from spark_billing.core.hours import epoch_us, instant_label
 from spark_billing.core.money import money
-from spark_billing.core.text import table
+from spark_billing.core.text import printable, table
 from spark_billing.estimates.estimate import Estimate
+from spark_billing.prices.price_list import PriceList
 
 _REGIONS_WIDTH = 60
+_SHOWN = 10  # workspaces and models in the printed comparison
 
 
-def told(estimate: Estimate) -> Iterator[str]:
+def printed_estimate(estimate: Estimate) -> Iterator[str]:
     """What the calls would cost, what that rests on, and what they would cost elsewhere."""
     yield f"Prices  {estimate.prices}, at {instant_label(epoch_us(estimate.at) // 1_000_000)}"
     yield f"Input   {estimate.tokens_rest_on}"
@@ -22,12 +27,12 @@ def told(estimate: Estimate) -> Iterator[str]:
     if estimate.one_in > 1:
         yield f"Sample  {estimate.rows:,} rows, one in {estimate.one_in:,}, scaled up; ± is the 95 % interval of that"
     yield ""
-    yield from figures_told(estimate)
+    yield from printed_figures(estimate)
     yield ""
-    yield from elsewhere_told(estimate)
+    yield from printed_elsewhere(estimate)
 
 
-def figures_told(estimate: Estimate) -> Iterator[str]:
+def printed_figures(estimate: Estimate) -> Iterator[str]:
     """The low, middle and high figures."""
     levels = (estimate.low, estimate.middle, estimate.high)
     rows = [("", "low", "middle", "high"), ("calls", *(f"{f.calls:,}" for f in levels))]
@@ -49,7 +54,7 @@ def figures_told(estimate: Estimate) -> Iterator[str]:
     yield from table(rows)
 
 
-def elsewhere_told(estimate: Estimate) -> Iterator[str]:
+def printed_elsewhere(estimate: Estimate) -> Iterator[str]:
     """The middle figure of the same calls with each model and in each region of the list; regions that are alike are
     named together."""
     alike: dict[tuple[str, Decimal, int], list[str]] = {}
@@ -62,6 +67,32 @@ def elsewhere_told(estimate: Estimate) -> Iterator[str]:
         beside += lines
     width = max(len(line) for line in table(rows))
     return (f"{line.ljust(width)}   {regions}" for line, regions in zip(table(rows), beside))
+
+
+def printed_rerating(changes: DataFrame, prices: PriceList, other: PriceList) -> Iterator[str]:
+    """The comparison as a person reads it: the workspaces that it changes most, and the sum of all."""
+    sums = ("requests", "moved_requests", "only_here", "only_there", "amount", "other_amount", "difference")
+    row = changes.agg(*(F.sum(name).alias(name) for name in (*sums, "moved_difference"))).collect()[0]
+    if not row["requests"]:
+        yield "No call can be billed by either list."
+        return
+    currency = prices.currency
+    yield f"Prices now: {prices}"
+    yield f"The others: {other}"
+    yield ""
+    most = changes.orderBy(F.abs("difference").desc(), "workspace_id", "model").limit(_SHOWN).collect()
+    cells: list[tuple[str, ...]] = [
+        ("workspace and model", "calls", "in another tier", f"{currency} now", f"{currency} then", "difference")
+    ]
+    for name, of in [*((f"{printable(r['workspace_id'])} {printable(r['model'])}", r) for r in most), ("all", row)]:
+        counts = (f"{of['requests']:,}", f"{of['moved_requests']:,}")
+        cells.append((name, *counts, *(money(of[n]) for n in ("amount", "other_amount", "difference"))))
+    yield from table(cells)
+    yield ""
+    yield (
+        f"{row['moved_requests']:,} calls are in another tier, which makes {money(row['moved_difference'])} {currency} "
+        f"of the difference; {row['only_here']:,} calls are billed only now, {row['only_there']:,} only then."
+    )
 
 
 def _share(error: Decimal, of: Decimal) -> str:

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Optional
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from spark_billing.core.errors import PriceListError
-from spark_billing.core.money import money
 from spark_billing.core.schemas import AMOUNT, COST
-from spark_billing.core.text import printable, table
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import cost_of
 from spark_billing.usage.calls import BILLED_BY, typed_calls
 from spark_billing.usage.checks import check_usage
 from spark_billing.usage.rating import pico_cost, rate_calls
-
-_SHOWN = 10  # workspaces and models in the printed comparison
 
 
 def rerate(usage: DataFrame, *, prices: PriceList, other: PriceList, duplicates: bool = True) -> DataFrame:
@@ -90,30 +85,4 @@ def rerate(usage: DataFrame, *, prices: PriceList, other: PriceList, duplicates:
             count("only_there", "only_there"),
         )
         .orderBy("workspace_id", "model")
-    )
-
-
-def told(changes: DataFrame, prices: PriceList, other: PriceList) -> Iterator[str]:
-    """The comparison as a person reads it: the workspaces that it changes most, and the sum of all."""
-    sums = ("requests", "moved_requests", "only_here", "only_there", "amount", "other_amount", "difference")
-    row = changes.agg(*(F.sum(name).alias(name) for name in (*sums, "moved_difference"))).collect()[0]
-    if not row["requests"]:
-        yield "No call can be billed by either list."
-        return
-    currency = prices.currency
-    yield f"Prices now: {prices}"
-    yield f"The others: {other}"
-    yield ""
-    most = changes.orderBy(F.abs("difference").desc(), "workspace_id", "model").limit(_SHOWN).collect()
-    cells: list[tuple[str, ...]] = [
-        ("workspace and model", "calls", "in another tier", f"{currency} now", f"{currency} then", "difference")
-    ]
-    for name, of in [*((f"{printable(r['workspace_id'])} {printable(r['model'])}", r) for r in most), ("all", row)]:
-        counts = (f"{of['requests']:,}", f"{of['moved_requests']:,}")
-        cells.append((name, *counts, *(money(of[n]) for n in ("amount", "other_amount", "difference"))))
-    yield from table(cells)
-    yield ""
-    yield (
-        f"{row['moved_requests']:,} calls are in another tier, which makes {money(row['moved_difference'])} {currency} "
-        f"of the difference; {row['only_here']:,} calls are billed only now, {row['only_there']:,} only then."
     )

@@ -1,11 +1,10 @@
-"""Usage billed into a ledger: from a DataFrame, or from a table by its path. The jobs, the stream and notebooks all come
-this way."""
+"""Usage billed into a ledger, from a DataFrame or from a table by its path: the way of jobs, streams and notebooks."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -25,7 +24,7 @@ def bill_usage(
     prices: PriceList,
     output: str,
     source: str,
-    period: Union[Period, tuple[str, str], None] = None,
+    period: Optional[tuple[str, str]] = None,
     last: Optional[int] = None,
     columns: Optional[Mapping[str, str]] = None,
     call_time_zone: Optional[str] = None,
@@ -62,10 +61,9 @@ def bill_usage(
     (1, {'read': 2, 'billed': 1, 'rejected': 1}, '0.000053080000')
     """
     instant = instant_of(as_of, last=last, closed_after=closed_after, adjust_within=adjust_within)
-    if isinstance(period, tuple):
-        period = _period(*period)
+    hours = None if period is None else _period(*period)
     if last is not None:
-        period = last_hours(last, period, instant)
+        hours = last_hours(last, hours, instant)
     options: dict[str, Any] = {
         "pricing": pricing,
         "group_by_tags": list(group_by_tags),
@@ -77,11 +75,17 @@ def bill_usage(
         "allow_retractions": allow_retractions,
         "dry_run": dry_run,
     }
-    asked = {"usage": None, "usage_format": None, "columns": dict(columns or {}), "call_time_zone": call_time_zone}
-    asked = {**asked, "duplicates": duplicates, **options}
+    asked = {
+        "usage": None,  # it was given as it is
+        "usage_format": None,
+        "columns": dict(columns or {}),
+        "call_time_zone": call_time_zone,
+        "duplicates": duplicates,
+        **options,
+    }
     with usage_session(usage.sparkSession, call_time_zone):
         mapped = map_columns(usage, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
-        job = Job(mapped, prices, output, source, asked, period, duplicates=duplicates,
+        job = Job(mapped, prices, output, source, asked, hours, duplicates=duplicates,
                   publishing_patience=publishing_patience, **options)  # fmt: skip
         return bill_run(job).record
 

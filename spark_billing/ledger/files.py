@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -93,6 +93,10 @@ class RunFolder:
             clear(self.storage, folder)
         if self._output_is_new:
             self.storage.delete_if_empty("")
+
+
+# Where a run keeps what it computes once: a dry run in memory
+RunFiles = Union[RunFolder, InMemory]
 
 
 class Staging:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from typing import Any, Optional, Union
+from typing import Any, Optional
 from uuid import uuid4
 
 from pyspark.sql import DataFrame, Row, SparkSession
@@ -24,7 +24,15 @@ from spark_billing.core.hours import Period, hour_label, instant_label, ranges
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
 from spark_billing.ledger.conflicts import kept_conflicts
-from spark_billing.ledger.files import InMemory, RunFolder, clear, finish_publishing, publish, touched_partitions
+from spark_billing.ledger.files import (
+    InMemory,
+    RunFiles,
+    RunFolder,
+    clear,
+    finish_publishing,
+    publish,
+    touched_partitions,
+)
 from spark_billing.ledger.proof import Proved, guard, prove_bills, write_calls
 from spark_billing.ledger.records import Ledger
 from spark_billing.ledger.run_record import RunRecord, SeenHours, Totals, UsedPrices
@@ -76,7 +84,7 @@ class _Started:
     spark: SparkSession
     job: Job
     storage: Storage
-    folder: Union[RunFolder, InMemory]
+    folder: RunFiles
     name: str
     at: datetime
     as_of: int
@@ -119,9 +127,7 @@ def _open(storage: Storage, job: Job) -> Ledger:
     return ledger
 
 
-def _meter(
-    spark: SparkSession, job: Job, storage: Storage, folder: Union[RunFolder, InMemory], name: str, at: datetime
-) -> _Started:
+def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, name: str, at: datetime) -> _Started:
     """Sum the calls, and see which hours this run bills."""
     step(spark, "meter the usage")
     metered = meter(
@@ -212,7 +218,7 @@ def _record(
     return RunRecord(
         run=settled.number,
         run_id=settled.run_id,
-        parent=ledger.last and ledger.last.run_id,
+        parent=None if ledger.last is None else ledger.last.run_id,
         started_at=run.at.isoformat(timespec="seconds"),
         committed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         as_of=instant_label(run.as_of),

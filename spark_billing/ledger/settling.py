@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Optional, Union
+from typing import Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -17,7 +17,7 @@ from spark_billing.core.hours import date_label
 from spark_billing.core.session import step
 from spark_billing.ledger.conflicts import conflicts_since
 from spark_billing.ledger.difference import difference, net_lines
-from spark_billing.ledger.files import InMemory, RunFolder, Staging
+from spark_billing.ledger.files import RunFiles, Staging
 from spark_billing.ledger.records import Ledger, sums_by_hour
 from spark_billing.ledger.run_record import AddedLines
 from spark_billing.ledger.scope import Scope
@@ -50,7 +50,7 @@ def settle(
     metered: Metered,
     scope: Scope,
     prices: PriceList,
-    folder: Union[RunFolder, InMemory],
+    folder: RunFiles,
     run_id: str,
     started: datetime,
 ) -> Settled:
@@ -72,9 +72,8 @@ def settle(
     )
     tags = sorted(tag_columns(changes))
     too_old = AddedLines()
-    if len(scope.covered) < len(closed):
+    if scope.old_until is not None and len(scope.covered) < len(closed):
         too_old = AddedLines.of(sums_by_hour(changes.filter(_start() < scope.old_until)))
-    if scope.old_until is not None:
         changes = changes.filter(_start() >= scope.old_until)
     step(spark, "add the difference to the ledger")
     added = folder.add(run_id, changes)

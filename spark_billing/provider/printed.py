@@ -11,7 +11,7 @@ from spark_billing.provider.causes import CAUSES
 from spark_billing.provider.comparison import Comparison
 
 
-def printed(found: Comparison) -> Iterator[str]:
+def printed_comparison(found: Comparison) -> Iterator[str]:
     """The comparison as a finance person reads it."""
     currency, net = found.currency, found.provider - found.discount
     by = ", ".join([found.grain, *(name.replace("_id", "").replace("_", " ") for name in found.dimensions)])

@@ -23,8 +23,8 @@ _BECAME = {
 }
 
 
-def summary(outcome: Outcome, prices: PriceList, output: str) -> str:
-    """The summary of a billing run: what was read, billed, rejected and why, what it costs, what that adds to the
+def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[str]:
+    """A billing run as a person reads it: what was read, billed, rejected and why, what it costs, what that adds to the
     ledger, and where the files are."""
     record, totals = outcome.record, outcome.record.totals
     dry = bool(record.arguments.get("dry_run"))
@@ -61,7 +61,7 @@ def summary(outcome: Outcome, prices: PriceList, output: str) -> str:
         folders += [("run record", f"{record_path(record.run)}")]
         width = max(len(name) for name, _ in folders)
         text += [f"{name.ljust(width)}  {output.rstrip('/')}/{path}" for name, path in folders]
-    return "\n".join(text).rstrip()
+    yield from "\n".join(text).rstrip().splitlines()
 
 
 def _when(record: RunRecord) -> str:
@@ -78,7 +78,7 @@ def _calls(totals: Totals) -> Iterator[tuple[str, ...]]:
     for kind in totals.rows:
         yield (
             _BECAME[kind],
-            *(f"{getattr(totals, name)[kind]:,}" for name in ("rows", "input_tokens", "output_tokens")),
+            *(f"{by_kind[kind]:,}" for by_kind in (totals.rows, totals.input_tokens, totals.output_tokens)),
         )
         if kind == "rejected":
             yield from ((f"  {reason}", f"{count:,}", "", "") for reason, count in totals.rejected.items())
