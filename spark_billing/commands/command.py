@@ -121,7 +121,7 @@ _OPTIONS = {
 
 
 def _option(parser: argparse.ArgumentParser, parameter: Optional[str]) -> Optional[str]:
-    """The option of the job, if it has one, that sets a parameter of the library: errors name the one that mends them."""
+    """The option of the job that sets a parameter of the library, if it has one; errors name what mends them."""
     if parameter is None:
         return None
     option = _OPTIONS.get(parameter, f"--{parameter.replace('_', '-')}")

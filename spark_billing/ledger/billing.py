@@ -102,6 +102,7 @@ def bill_table(
     call_time_zone: Optional[str] = None,
     duplicates: bool = True,
     source: Optional[str] = None,
+    publishing_patience: float = 10,
     **options: Any,
 ) -> Outcome:
     """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`."""
@@ -125,7 +126,8 @@ def bill_table(
     with usage_session(spark, call_time_zone):
         table = read_usage(spark, usage, usage_format)
         mapped = map_columns(table, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
-        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates, **options)
+        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates,
+                  publishing_patience=publishing_patience, **options)  # fmt: skip
         return bill_run(job)
 
 

@@ -9,9 +9,9 @@ from spark_billing import PriceList, UsageError, bill_history, rerate
 from spark_billing.commands.bill_history import bill_history as history_job
 from spark_billing.commands.rerate import rerate as rerate_job
 from tests import oracle
+from tests.bills.test_differential import hostile_calls
 from tests.conftest import HOUR, ONE, call, usage_frame
 from tests.oracle import COMMERCIAL_START
-from tests.test_differential import hostile_calls
 
 HEAD = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
 

@@ -12,9 +12,9 @@ from spark_billing.commands.cli import main
 from spark_billing.core.schemas import USAGE
 from spark_billing.prices.price import MAX_TOKENS
 from tests import oracle
+from tests.bills.test_differential import hostile_calls
 from tests.conftest import HOUR, ONE, call, setting, usage_frame
 from tests.oracle import COMMERCIAL_START
-from tests.test_differential import hostile_calls
 
 pytestmark = pytest.mark.spark4
 

@@ -24,19 +24,20 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, bill_lines, check_usage, hourly_bills
-from spark_billing.commands import bill as billing
+from spark_billing.core.hours import Period, date_label
 from spark_billing.core.storage import Storage
-from spark_billing.ledger import records
-from spark_billing.ledger import run as runs
+from spark_billing.ledger import run
+from spark_billing.ledger.billing import bill_table
 from spark_billing.ledger.difference import net_lines
+from spark_billing.ledger.files import RunFolder, Staging
 from spark_billing.ledger.records import Ledger
+from tests.bills.test_differential import hostile_calls
 from tests.conftest import HOUR, call, usage_frame
 from tests.oracle import COMMERCIAL_START
-from tests.test_differential import hostile_calls
 
 pytestmark = pytest.mark.classic
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FULL = os.environ.get("SPARK_BILLING_FULL") == "1"
 KILLS, RACES, SPLITS, HISTORIES = (20, 10, 50, 40) if FULL else (2, 3, 6, 3)
 
@@ -49,7 +50,7 @@ def owed(spark, output):
     """What the ledger says is owed, and what the tables say, which must be the same; with the rejected rows."""
     storage = Storage(spark, str(output))
     ledger = Ledger.open(storage)
-    dates = {hour[:10] for record in ledger.records for hour in record["ledger"]["hours"]}
+    dates = {date_label(hour) for record in ledger.records for hour in record.ledger.hours}
     lines = net_lines(ledger.lines(spark, dates))
     names = [f"`{name}`" for name in lines.columns]
     said = sorted(map(str, lines.collect()))
@@ -75,13 +76,12 @@ def usages(spark, tmp_path):
 def quiet_bill(spark, usage, output, **options):
     prices = PriceList.bundled("emr-serverless-spark", currency="USD")
     given = {"pricing": "native", "group_by_tags": [], "detail": False, "source": "the log", **options}
-    return billing.bill(spark, prices, usage=usage, output=str(output), **given)
+    return bill_table(spark, prices, usage=usage, output=str(output), publishing_patience=0.2, **given)
 
 
 @pytest.mark.own_spark
-def test_killed_at_any_moment(spark, usages, tmp_path, monkeypatch):
+def test_killed_at_any_moment(spark, usages, tmp_path):
     """The job is killed while it adds late calls to a bill; the next run must end as if it had not been."""
-    monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0)
     before, after = usages
     for output in ("whole", "killed"):
         quiet_bill(spark, before, tmp_path / output)
@@ -109,12 +109,12 @@ def test_killed_at_any_moment(spark, usages, tmp_path, monkeypatch):
 
 
 STEPS = [  # what a run does to its files, in that order; it dies before or after any of them
-    (runs.Staging, "write_lines"),
-    (runs.Staging, "table"),
-    (runs.Staging, "calls"),
+    (Staging, "write_lines"),
+    (Staging, "table"),
+    (Staging, "calls"),
     (Ledger, "commit"),
     (Storage, "move"),
-    (runs, "publish"),
+    (run, "publish"),
 ]
 
 
@@ -122,7 +122,6 @@ STEPS = [  # what a run does to its files, in that order; it dies before or afte
 @pytest.mark.parametrize(("owner", "name"), STEPS, ids=[name for _, name in STEPS])
 def test_died_at_each_step(spark, usages, tmp_path, monkeypatch, owner, name, when):
     """As a kill is: nothing is tidied up."""
-    monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0)
     before, after = usages
     quiet_bill(spark, before, tmp_path / "out")
     step = getattr(owner, name)
@@ -134,33 +133,32 @@ def test_died_at_each_step(spark, usages, tmp_path, monkeypatch, owner, name, wh
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, dies)
-        patch.setattr(runs._Run, "clear", lambda self: None)
+        patch.setattr(RunFolder, "clear", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             quiet_bill(spark, after, tmp_path / "out")
     outcome = quiet_bill(spark, after, tmp_path / "out")
-    assert Decimal(outcome.record["totals"]["amount"]) == 250 * Decimal("0.00005308")
+    assert outcome.record.totals.amount == 250 * Decimal("0.00005308")
     said, rejected = owed(spark, tmp_path / "out")
     assert rejected == ["r-x"]
     committed = (name, when) in {("commit", "after"), ("move", "before"), ("move", "after")} or name == "publish"
-    assert outcome.record["run"] == (3 if committed else 2)
-    assert bool(outcome.record["ledger"]["reasons"]) == (not committed)
+    assert outcome.record.run == (3 if committed else 2)
+    assert bool(outcome.record.ledger.reasons) == (not committed)
     assert said
 
 
-def test_two_runs_at_once(spark, usages, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0.2)
+def test_two_runs_at_once(spark, usages, tmp_path):
     before, after = usages
     for round_ in range(RACES):
         output, ends = tmp_path / f"race-{round_}", []
 
-        def run(usage, output=output, ends=ends):
+        def race(usage, output=output, ends=ends):
             try:
                 quiet_bill(spark.newSession(), usage, output, allow_retractions=True)
                 ends.append(0)
             except Exception as error:  # whatever it is, it is looked at below
                 ends.append(error)
 
-        threads = [threading.Thread(target=run, args=(usage,)) for usage in (after, before)]
+        threads = [threading.Thread(target=race, args=(usage,)) for usage in (after, before)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -171,8 +169,8 @@ def test_two_runs_at_once(spark, usages, tmp_path, monkeypatch):
         said, _ = owed(spark, output)
         amounts = {"before": 200 * Decimal("0.00005308"), "after": 250 * Decimal("0.00005308")}
         assert (
-            sum(Decimal(hour["amount"]) for r in committed for hour in r["ledger"]["hours"].values())
-            == (amounts[Path(committed[-1]["arguments"]["usage"]).name])
+            sum(sums.amount for r in committed for sums in r.ledger.hours.values())
+            == (amounts[Path(committed[-1].arguments["usage"]).name])
         )
         assert said
 
@@ -223,19 +221,19 @@ class History(stateful.RuleBasedStateMachine):
             + "".join(f"qwen-plus,cn-hangzhou,{t},0.000{self.price},0.000344,USD\n" for t in ("0,1000", "1000,1M"))
         )
         prices = PriceList.from_csv(list_file)
-        period = runs.Period(int(HOURS[0].timestamp()), int(HOURS[-1].timestamp()) + 3600)
+        period = Period(int(HOURS[0].timestamp()), int(HOURS[-1].timestamp()) + 3600)
         options = {"source": "the log", "pricing": "native", "group_by_tags": [], "detail": False, "period": period}
         given = {"usage": usage, "output": str(self.output), "allow_retractions": True, **options}
         if dies_in is None:
-            billing.bill(self.spark, prices, **given)
+            bill_table(self.spark, prices, publishing_patience=0, **given)
             self.check()
             return
         patch = pytest.MonkeyPatch()
         owner, name = STEPS[dies_in]
         patch.setattr(owner, name, lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt()))
-        patch.setattr(runs._Run, "clear", lambda self: None)
+        patch.setattr(RunFolder, "clear", lambda self: None)
         try:
-            billing.bill(self.spark, prices, **given)
+            bill_table(self.spark, prices, publishing_patience=0, **given)
         except KeyboardInterrupt:
             pass
         finally:
@@ -292,8 +290,7 @@ class History(stateful.RuleBasedStateMachine):
         self.run()
 
 
-def test_histories_by_chance(spark, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "_PUBLISHING_SECONDS", 0)
+def test_histories_by_chance(spark, tmp_path):
     History.spark, History.folder = spark, tmp_path
     with contextlib.redirect_stdout(io.StringIO()):
         stateful.run_state_machine_as_test(

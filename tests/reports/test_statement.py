@@ -14,8 +14,8 @@ from spark_billing.core.storage import Storage
 from spark_billing.reports.breakdown import Part, Sums, prove
 from spark_billing.reports.statement_files import statement_csv, statement_html
 from tests.conftest import HOUR, ONE, call
+from tests.focus.test_rows import OUTPUT, TAKEN_BACK, frame, line
 from tests.oracle import COMMERCIAL_START
-from tests.test_focus import OUTPUT, TAKEN_BACK, frame, line
 
 AS_OF = "2026-04-10T12:00+08:00"
 HUGE = Decimal("98765432109876543210.129456789012")  # with more digits than Decimal usually keeps

@@ -20,7 +20,7 @@ from tests.conftest import site_without
 
 pytestmark = [pytest.mark.classic, pytest.mark.own_spark]
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 SPARK = Path(pyspark.__file__).parent
 EXECUTOR_KILLS = 5 if os.environ.get("SPARK_BILLING_FULL") == "1" else 1  # see test_crashes.py
 SUBMIT = SPARK / "bin" / "spark-submit"

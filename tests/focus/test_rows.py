@@ -10,7 +10,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing import UsageError, check_focus, ledger_lines, to_focus
-from spark_billing.commands import focus as job
+from spark_billing.commands import export_focus as job
 from spark_billing.commands.export_focus import export_focus
 from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.core.schemas import LEDGER_LINES

@@ -16,7 +16,7 @@ from spark_billing.usage.reasons import REJECT_REASONS
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
-CASES = Path(__file__).parent / "cases"
+CASES = Path(__file__).parent.parent / "cases"
 HEADER = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
 
 

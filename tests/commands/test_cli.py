@@ -8,7 +8,7 @@ import pytest
 import spark_billing
 from spark_billing.commands import cli
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_every_job_is_a_subcommand():

@@ -7,18 +7,20 @@ from datetime import datetime
 import pytest
 
 import spark_billing
-from spark_billing import bill_lines, check_usage
+from spark_billing import bill_lines
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
 
-READ_A_LEDGER = ("history", "focus", "focus_check", "statement")
+READ_A_LEDGER = ("ledger.reading", "focus.rows", "focus.rules", "reports.statement")
 
 
 MODULES = (
-    *("price_list", "usage", "bills", "udfs", "rerating", "estimate", "past_output", "provider_bill"),
-    *("reconciliation", *READ_A_LEDGER),
-    pytest.param("sql_functions", marks=pytest.mark.spark4),
-    pytest.param("streaming", marks=pytest.mark.classic),
+    *("prices.price_list", "prices.udfs", "usage.checks", "bills.lines"),
+    *("estimates.rerating", "estimates.estimate", "estimates.answers", "provider.rows", "provider.causes"),
+    *READ_A_LEDGER,
+    pytest.param("prices.sql_functions", marks=pytest.mark.spark4),
+    pytest.param("ledger.billing", marks=pytest.mark.classic),
+    pytest.param("ledger.streaming", marks=pytest.mark.classic),
 )
 
 
@@ -32,9 +34,10 @@ def test_examples(spark, usd, write, bill, tmp_path, module):
     names = {
         "spark": spark,
         "output": str(tmp_path / "out"),
-        "usage_path": write([call]) if module == "streaming" else None,
+        "new_output": str(tmp_path / "new"),
+        "usage_path": write([call]) if module == "ledger.streaming" else None,
         "usage": usage,
-        "lines": bill_lines(check_usage(usage, prices=usd), prices=usd),
+        "lines": bill_lines(usage, prices=usd),
         "prices": usd,
     }
     found = importlib.import_module(f"spark_billing.{module}")

@@ -19,7 +19,7 @@ from tests.conftest import setting
 
 pytestmark = [pytest.mark.classic, pytest.mark.spark4]  # it ends with SQL functions
 
-NOTEBOOK = Path(__file__).resolve().parent / "notebooks" / "usage_to_bill.ipynb"
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "usage_to_bill.ipynb"
 
 
 def run(source, names):

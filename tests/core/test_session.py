@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.classic
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def without_java(code, tmp_path, **environment):
