@@ -19,7 +19,7 @@ from spark_billing.commands.reconcile_bill import reconcile_bill
 from spark_billing.core.schemas import BILL_LINES
 from spark_billing.provider.causes import CAUSES
 from spark_billing.provider.comparison import summarize
-from spark_billing.provider.printed import printed
+from spark_billing.provider.printed import printed_comparison
 from tests.conftest import HOUR, call
 from tests.oracle import COMMERCIAL_START
 
@@ -145,7 +145,7 @@ def test_without_a_difference(spark, usd):
     differences = reconcile(lines, provider, prices=usd, grain="day")
     summary = summarize(lines, provider, differences, "day")
     assert summary.explained
-    said = "\n".join(printed(summary))
+    said = "\n".join(printed_comparison(summary))
     assert "No difference." in said
     assert "0.118" in said  # after the discount, which is no difference
 
