@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(config, items):
     def applies(item):
         if CONNECT and item.get_closest_marker("classic"):
             return False
-        if SPARK < (4, 1) and item.get_closest_marker("linters"):
+        if SPARK < (4, 1) and item.get_closest_marker("default_engine"):
             return False
         if ANSI and item.get_closest_marker("own_spark"):
             return False

@@ -215,7 +215,7 @@ def test_the_top_level_is_the_owners():
     }
 
 
-@pytest.mark.linters
+@pytest.mark.default_engine
 @pytest.mark.parametrize(
     "command",
     [

@@ -137,7 +137,8 @@ def _tags(rated: DataFrame, keys: Sequence[str]) -> list[tuple[str, Column]]:
     if keys and "tags" not in rated.columns:
         raise UsageError(
             f"the usage table has no column tags of type {TAGS.simpleString()}, which grouping by a tag needs "
-            "(job: --column \"tags=from_json(to_json(tags), 'map<string,string>')\" turns a struct into one)"
+            "(\"tags=from_json(to_json(tags), 'map<string,string>')\" turns a struct into one)",
+            parameter="columns",
         )
     return [(key, F.col("tags")[F.lit(key)]) for key in keys]
 

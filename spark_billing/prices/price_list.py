@@ -62,7 +62,8 @@ class PriceList:
             raise PriceListError(
                 f"no bundled price list {name!r} in {currency!r}{f' of {version}' if version else ''}; "
                 f"this package has {', '.join(f[: -len('.csv')] for f in shipped)}. "
-                "Pass one of these, or your own file with PriceList.from_csv (job: --price-list)."
+                "Pass one of these, or your own file with PriceList.from_csv.",
+                parameter="price_list",
             )
         return cls._load(wanted[-1], folder.joinpath(wanted[-1]).read_bytes(), tokens_per_k, None)
 

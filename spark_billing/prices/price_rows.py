@@ -23,6 +23,8 @@ _CELL = (
     "tier string"
 )
 
+_OF_CELL = ("cell_model", "cell_region", "from_us", "to_us", "above_tokens", "up_to_tokens")  # where a cell applies
+
 _PRICE_ROW = (
     "price_row int, model string, region string, tier string, price_id string, currency string, "
     f"input_price {PRICE.simpleString()}, output_price {PRICE.simpleString()}, "
@@ -44,8 +46,7 @@ def find_price(calls: DataFrame, prices: PriceList) -> DataFrame:
         & (tokens > F.col("above_tokens"))
         & (tokens <= F.col("up_to_tokens"))
     )
-    found = ("price_row", "no_price", "input_pico_per_token", "output_pico_per_token", "price_id", "tier")
-    return calls.join(cells, in_cell, "left").select(calls["*"], *found)
+    return calls.join(cells, in_cell, "left").drop(*_OF_CELL)
 
 
 def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:

@@ -41,7 +41,8 @@ def typed_calls(usage: DataFrame, columns: Collection[str]) -> DataFrame:
     require_columns(usage, columns)
     problems = [_type_problem(name, field) for name, field in fields.items() if field is not None]
     if any(problems):
-        raise UsageError(f"the usage table does not fit: {'; '.join(p for p in problems if p)}")
+        found = "; ".join(problem for problem in problems if problem)
+        raise UsageError(f"the usage table does not fit: {found}", parameter="columns")
 
     typed = [F.struct("*").alias("source")]
     for name, field in fields.items():
@@ -63,7 +64,8 @@ def require_columns(usage: DataFrame, columns: Iterable[str]) -> None:
         found = ", ".join(f"{f.name} {f.dataType.simpleString()}" for f in usage.schema.fields) or "no column at all"
         raise UsageError(
             f"the usage table has no column {', '.join(missing)}; it has: {found}. "
-            "Rename or add the column (job: --column NAME=EXPRESSION)."
+            "Rename or add the column.",
+            parameter="columns",
         )
 
 
@@ -102,12 +104,12 @@ def _type_problem(name: str, field: StructField) -> Optional[str]:
     needed, hint = {
         "call_time": (
             (TimestampType, StringType),
-            "an instant is needed: a timestamp, or ISO 8601 text with an offset (job: map an expression that gives a "
-            "timestamp, such as timestamp_millis(...), with --column and --call-time-zone)",
+            "an instant is needed: a timestamp, or ISO 8601 text with an offset (map an expression that gives a "
+            "timestamp, such as timestamp_millis(...), and name the call_time_zone)",
         ),
         "input_tokens": ((IntegralType, DecimalType, DoubleType, FloatType, StringType), "a whole number is needed"),
         "output_tokens": ((IntegralType, DecimalType, DoubleType, FloatType, StringType), "a whole number is needed"),
-    }.get(name, ((StringType,), "text is needed (job: --column with cast(... as string))"))
+    }.get(name, ((StringType,), "text is needed: cast(... as string)"))
     if isinstance(field.dataType, (*needed, NullType)):
         return None
     return f"{name} is {field.dataType.simpleString()}, but {hint}"
