@@ -1,7 +1,6 @@
 """What prompts would cost before they are run: expected figures by hand, or by the oracle call by call."""
 
 import math
-import shlex
 import sys
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -16,10 +15,13 @@ from spark_billing.estimates.estimate import Figures
 from spark_billing.estimates.token_ratios import LEVELS, estimated_tokens
 from tests import oracle
 from tests.conftest import call, setting, site_without, usage_frame
+from tests.docs.blocks import claim
+from tests.docs.commands import run_job
 from tests.oracle import COMMERCIAL_START, GROUP_1, GROUP_2
 from tests.test_layout import python
-from tests.test_readme import blocks
 
+(COMMAND,) = claim("jobs/README.md", "sh", "estimate")
+(SHOWN,) = claim("jobs/README.md", "text", "estimate")
 LATER = COMMERCIAL_START + timedelta(days=30)
 HANGZHOU = {"model": "qwen-plus", "region": "cn-hangzhou", "at": LATER}
 
@@ -376,18 +378,15 @@ def test_the_job_learns_from_past_usage(reviews, write, capsys):
 
 
 @pytest.mark.classic
-def test_the_job_prints_what_the_readme_shows(spark, tmp_path, capsys):
+def test_the_job_prints_what_the_manual_shows(spark, tmp_path, capsys):
     review = """
         CASE WHEN id % 1000 = 0 THEN NULL
         WHEN id = 1 THEN repeat('The room was clean and breakfast was fine. ', 20000)
         WHEN id % 2 = 0 THEN repeat('房间很干净，早餐也不错。', int(1 + id % 7))
         ELSE repeat('The room was clean and breakfast was fine. ', int(1 + id % 5)) END AS review"""
     spark.range(10_000).selectExpr(review).write.parquet(str(tmp_path / "reviews"))
-    (command,) = [block for block in blocks("sh") if "estimate_cost.py" in block]
-    words = shlex.split(command.replace("\\\n", " ").replace(" reviews ", f" {tmp_path}/reviews "))
-    assert words[0] == "jobs/estimate_cost.py"
-    assert estimate_job(words[1:]) == 0
-    assert capsys.readouterr().out in blocks("text")
+    assert run_job(COMMAND, reviews=f"{tmp_path}/reviews") == 0
+    assert capsys.readouterr().out == SHOWN.text
 
 
 MISTAKES = [

@@ -8,10 +8,12 @@ from pyspark.sql import functions as F
 from spark_billing import UsageError, bill_touched_hours
 from spark_billing.ledger.streaming import _around
 from tests.conftest import HOUR, ONE, call, record, rows, setting, usage_frame
+from tests.docs.blocks import claim
 from tests.oracle import COMMERCIAL_START
-from tests.test_recipes import marked
 
 pytestmark = pytest.mark.classic
+
+(BLOCK,) = claim("jobs/README.md", "python", "streaming")
 
 FIVE = COMMERCIAL_START + 5 * HOUR
 
@@ -37,12 +39,11 @@ def label(hour):
 
 def test_a_stream_with_late_calls_and_repeats(spark, usd, tmp_path, bill):
     usage = str(tmp_path / "usage")
-    (block,) = marked("streaming")
     names = {"spark": spark, "prices": usd, "usage": usage_frame(spark, [])}
     covered = []
     for calls, hours in MICRO_BATCHES:
         usage_frame(spark, calls).coalesce(1).write.mode("append").parquet(usage)
-        exec(compile(block.replace("oss://bucket", str(tmp_path)), "README.md", "exec"), names)
+        exec(compile(BLOCK.text.replace("oss://bucket", str(tmp_path)), BLOCK.file, "exec"), names)
         covered += [[[label(start), label(end)]] for start, end in hours]
     path = tmp_path / "bills"
     runs = range(1, len(list((path / "ledger" / "runs").glob("*.json"))) + 1)

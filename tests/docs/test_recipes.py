@@ -1,46 +1,43 @@
-"""The README's ways to fill the usage table, each run on a small log of that shape, with a bill computed by hand."""
+"""Each way to fill the usage table, run on a small log of that shape, with a bill computed by hand."""
 
 import json
 import re
-import shlex
+import sys
 from decimal import Decimal
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from spark_billing.commands.hourly_bill import hourly_bill
 from tests.conftest import rows
+from tests.docs.blocks import claim
+from tests.docs.commands import job_of
 
 pytestmark = pytest.mark.classic
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+SOURCES = "jobs/usage_sources.md"
+RECIPES = {
+    "openai": claim(SOURCES, "sh", "openai"),
+    **{kind: claim(SOURCES, "sql", kind) + claim(SOURCES, "sh", kind) for kind in ("litellm", "opentelemetry", "estimated")},
+}
+(TOKENIZER,) = claim(SOURCES, "python", "tokenizer")
 START = 1775577600  # 2026-04-08T00:00+08:00, when commercial billing starts
-
-
-def marked(marker):
-    """The README's code blocks with a word behind their language, such as ```sql litellm."""
-    return re.findall(rf"^```\w+ {marker}\n(.*?)^```", README, flags=re.M | re.S)
 
 
 @pytest.fixture
 def run(spark, tmp_path):
-    """Runs the blocks of a recipe in order; returns what each job said."""
+    """Runs the blocks of a recipe in order."""
     made = []
 
-    def run(marker):
-        said = []
-        for block in marked(marker):
-            block = block.replace("oss://bucket", str(tmp_path))
-            if block.startswith("spark-submit"):
-                words = shlex.split(block.replace("\\\n", " "))
-                assert hourly_bill(words[words.index("jobs/hourly_bill.py") + 1 :]) == 0
-            else:
-                for statement in re.split(r";\s*\n", block.strip().rstrip(";")):
-                    made.extend(re.findall(r"CREATE (?:OR REPLACE )?(TABLE|VIEW) (\w+)", statement))
-                    spark.sql(statement)
-            said.append(block)
-        assert said
-        return said
+    def run(kind):
+        for block in RECIPES[kind]:
+            if block.language == "sh":
+                (words,) = block.commands
+                assert hourly_bill(job_of([word.replace("oss://bucket", str(tmp_path)) for word in words])[1]) == 0
+                continue
+            for statement in re.split(r";\s*\n", block.text.replace("oss://bucket", str(tmp_path)).strip().rstrip(";")):
+                made.extend(re.findall(r"CREATE (?:OR REPLACE )?(TABLE|VIEW) (\w+)", statement))
+                spark.sql(statement)
 
     yield run
     for kind, name in reversed(made):
@@ -193,3 +190,24 @@ def test_counted_afterwards(spark, run, tmp_path):
     lines = rows(spark, tmp_path / "bills", "bill_lines", "token_type")
     assert [(line["tag_counted"], line["tokens"]) for line in lines] == [("estimated", 3), ("estimated", 6)]
     assert rejected(spark, tmp_path, "request_id") == {"a-2": "invalid_output_tokens"}
+
+
+def test_counted_with_the_tokenizer(spark, monkeypatch):
+    """The function of the block in this process, with a tokenizer that takes each character for a token."""
+    import pandas as pd
+
+    of_model = {"qwen-plus": SimpleNamespace(encode=list)}
+    monkeypatch.setitem(sys.modules, "dashscope", SimpleNamespace(get_tokenizer=of_model.__getitem__))
+    spark.createDataFrame([("Who", "是好")], "prompt string, answer string").createOrReplaceTempView("answers")
+    names = {"spark": spark}
+    exec(compile(TOKENIZER.text, SOURCES, "exec"), names)
+    assert dict(names["counted"].dtypes) == {
+        "prompt": "string",
+        "answer": "string",
+        "input_tokens": "bigint",
+        "output_tokens": "bigint",
+    }
+    (counted,) = names["tokens"].func(iter([pd.Series(["Who", "是好", None])]))
+    assert counted.tolist()[:2] == [3, 2]
+    assert counted.isna().tolist() == [False, False, True]
+    spark.catalog.dropTempView("answers")
