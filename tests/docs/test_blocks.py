@@ -9,7 +9,7 @@ from spark_billing.commands.cli import COMMANDS
 from tests.docs.blocks import BLOCKS, CLAIMED, ROOT, documents, text_of
 from tests.docs.commands import parser_of
 
-OTHER_TOOLS = {"--help", "--py-files", "--conf"}  # of spark-submit
+OTHER_TOOLS = {"--help", "--py-files", "--conf", "--wheel"}
 
 
 def test_the_readme_is_a_door():

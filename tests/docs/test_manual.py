@@ -38,7 +38,7 @@ def printed(spark, tmp_path_factory):
 
 
 def is_in(shown, text):
-    """Line by line; a line with ... stands for any number of them."""
+    """Fails unless each line is printed; a line with ... stands for any number of them."""
     text = AN_INSTANT.sub("AN INSTANT", text)
     for line in AN_INSTANT.sub("AN INSTANT", shown).splitlines():
         if line.strip() and "..." not in line:

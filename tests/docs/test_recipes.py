@@ -16,9 +16,10 @@ from tests.docs.commands import job_of
 pytestmark = pytest.mark.classic
 
 SOURCES = "jobs/usage_sources.md"
+WITH_SQL = ("litellm", "opentelemetry", "estimated")
 RECIPES = {
     "openai": claim(SOURCES, "sh", "openai"),
-    **{kind: claim(SOURCES, "sql", kind) + claim(SOURCES, "sh", kind) for kind in ("litellm", "opentelemetry", "estimated")},
+    **{kind: claim(SOURCES, "sql", kind) + claim(SOURCES, "sh", kind) for kind in WITH_SQL},
 }
 (TOKENIZER,) = claim(SOURCES, "python", "tokenizer")
 START = 1775577600  # 2026-04-08T00:00+08:00, when commercial billing starts
