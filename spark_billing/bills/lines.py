@@ -102,12 +102,12 @@ def hourly_bills(lines: DataFrame) -> DataFrame:
 
 def bill_sums(lines: DataFrame, *by: str) -> DataFrame:
     """Sums of bill lines as a bill has them: requests from the input lines, tokens by kind, the amount of all."""
-    of_input, of_output, zero = F.col("token_type") == "input", F.col("token_type") == "output", F.lit(0).cast("bigint")
+    none = "CAST(0 AS BIGINT)"
     return lines.groupBy(*by).agg(
-        F.sum(F.when(of_input, F.col("requests")).otherwise(zero)).alias("requests"),
-        F.sum(F.when(of_input, F.col("tokens")).otherwise(zero)).alias("input_tokens"),
-        F.sum(F.when(of_output, F.col("tokens")).otherwise(zero)).alias("output_tokens"),
-        F.sum("amount").cast(AMOUNT).alias("amount"),
+        F.expr(f"sum(CASE WHEN token_type = 'input' THEN requests ELSE {none} END)").alias("requests"),
+        F.expr(f"sum(CASE WHEN token_type = 'input' THEN tokens ELSE {none} END)").alias("input_tokens"),
+        F.expr(f"sum(CASE WHEN token_type = 'output' THEN tokens ELSE {none} END)").alias("output_tokens"),
+        F.expr(f"CAST(sum(amount) AS {AMOUNT.simpleString()})").alias("amount"),
     )
 
 

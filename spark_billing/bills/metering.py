@@ -35,8 +35,16 @@ class Metered:
 
     rows: int  # of the usage, counted apart from the sums
     sums: DataFrame  # `sums.sum_calls`
-    rated: DataFrame  # every call with its price or its reason, for whoever needs the calls once more
     conflicts: Optional[DataFrame]  # `copies.conflicting_calls`; None if no call may have a rival
+    usage: DataFrame  # that was summed
+    prices: PriceList
+    told_apart: Optional[DataFrame] = None  # the calls rated, where some are copies or have no id
+
+    def rated(self) -> DataFrame:
+        """Every call with its price or its reason, for whoever needs the calls once more."""
+        if self.told_apart is not None:
+            return self.told_apart
+        return rate_usage(self.usage, self.prices, duplicates=False)
 
 
 def meter(
@@ -70,7 +78,7 @@ def meter(
         return keep("sums", sum_calls(of_run, prices, group_by_tags, pricing, moved))
 
     if not duplicates:
-        return Metered(of_run.count(), summed(), rate_usage(of_run, prices, duplicates=False), None)
+        return Metered(of_run.count(), summed(), None, of_run, prices)
 
     step(spark, "count the calls and look for repeats by hash")
     rows = of_run.count()
@@ -79,18 +87,19 @@ def meter(
         suspects = keep("suspects", find_suspects(around, buckets_of(rows_around)))
     found = suspects.agg(F.count(F.lit(1)).alias("rows"), F.count(SUSPECT).alias("hashes")).collect()[0]
     if found["rows"] == 0:
-        return Metered(rows, summed(), rate_usage(of_run, prices, duplicates=False), None)
+        return Metered(rows, summed(), None, of_run, prices)
 
     step(spark, "compare the calls that share a hash")
     apart, nameless = rate_others(of_run, suspects, prices), without_id(of_run, prices)
     if not found["hashes"]:
-        return Metered(rows, summed(nameless), apart, None)
+        return Metered(rows, summed(nameless), None, of_run, prices, apart)
     checked = rate_suspects(around, suspects, prices)
     conflicts = keep("conflicts", conflicting_calls(checked))
     if period is not None:  # its copies before and after have only had their say in which one is billed
         at = F.unix_seconds("call_time")
         checked = checked.filter(at.isNull() | ((at >= period.start) & (at < period.end)))
-    return Metered(rows, summed(nameless, repeats_of(checked)), apart.unionByName(checked), conflicts)
+    sums = summed(nameless, repeats_of(checked))
+    return Metered(rows, sums, conflicts, of_run, prices, apart.unionByName(checked))
 
 
 def of_period(usage: DataFrame, period: Period) -> DataFrame:

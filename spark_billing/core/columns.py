@@ -61,7 +61,8 @@ def midnight(day: Column) -> Column:
 
 def total(count: Column) -> Column:
     """A sum of whole numbers that cannot overflow; 0 of nothing."""
-    return F.coalesce(F.sum(count.cast(TOTAL_TOKENS)), F.lit(0).cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS)
+    dtype = TOTAL_TOKENS.simpleString()
+    return F.coalesce(F.sum(count.cast(dtype)), F.lit(0)).cast(dtype)
 
 
 def tag_column(key: str) -> str:

@@ -15,6 +15,7 @@ from pyspark.sql import functions as F
 
 from spark_billing.bills.control_totals import TOKEN_COLUMNS, balance
 from spark_billing.bills.lines import bill_sums
+from spark_billing.bills.metering import Metered
 from spark_billing.core.columns import hour_of, total
 from spark_billing.core.errors import RetractionError
 from spark_billing.core.hours import hour_label
@@ -79,11 +80,12 @@ def prove_bills(
     return Proved(amount, workspaces, hours)
 
 
-def write_calls(staging: Staging, rated: DataFrame, scope: Scope, totals: Totals, number: int, *, detail: bool) -> None:
+def write_calls(staging: Staging, metered: Metered, scope: Scope, totals: Totals, number: int, *, detail: bool) -> None:
     """The rejected rows, and with `detail` the priced calls; `TotalsError` if what is read back is not what was
     counted."""
     if not totals.rejected and not detail:
         return
+    rated = metered.rated()
     if scope.is_limited:
         hour = hour_of(F.unix_seconds("call_time"))
         inside = F.lit(True)

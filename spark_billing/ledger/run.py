@@ -178,7 +178,7 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     step(run.spark, "write the rejected rows and the details")
     record = _record(run, ledger, settled, totals)
     if staging is not None:
-        write_calls(staging, run.metered.rated, run.scope, totals, settled.number, detail=job.detail)
+        write_calls(staging, run.metered, run.scope, totals, settled.number, detail=job.detail)
         if not settled.lines.hours:
             clear(run.storage, record.lines_path)
         replaced = staging.partitions()

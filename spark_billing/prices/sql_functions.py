@@ -65,6 +65,12 @@ def sql_function_ddl(prices: PriceList, *, namespace: Optional[str] = None, pref
     ]
 
 
+def sql_in(name: str, texts: Iterable[str]) -> str:
+    """SQL that says whether a column is one of some texts; null for null."""
+    listed = _texts(texts)
+    return f"{name} IN ({listed})" if listed else "false"
+
+
 def _create(prices: PriceList, namespace: Optional[str], name: str, returns: str, body: str) -> str:
     temporary = "TEMPORARY " if namespace is None else ""
     parts = [name] if namespace is None else [*namespace.split("."), name]
@@ -83,7 +89,7 @@ def _case(prices: PriceList, value: Callable[[Price], str]) -> str:
     output = f"output_tokens BETWEEN 0 AND {MAX_TOKENS}"
     free = prices.models_without_output_price
     if free:
-        output = f"({output} OR output_tokens IS NULL AND model IN ({_texts(free)}))"
+        output = f"({output} OR output_tokens IS NULL AND {sql_in('model', free)})"
     rows = [
         f"  WHEN model = {_text(model)} AND region IN ({_texts(regions)}) THEN CASE\n    "
         + "\n    ".join(tiers)

@@ -63,8 +63,7 @@ def require_columns(usage: DataFrame, columns: Iterable[str]) -> None:
     if missing:
         found = ", ".join(f"{f.name} {f.dataType.simpleString()}" for f in usage.schema.fields) or "no column at all"
         raise UsageError(
-            f"the usage table has no column {', '.join(missing)}; it has: {found}. "
-            "Rename or add the column.",
+            f"the usage table has no column {', '.join(missing)}; it has: {found}. Rename or add the column.",
             parameter="columns",
         )
 

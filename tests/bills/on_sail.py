@@ -10,7 +10,15 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing import PriceList, bill_lines, check_usage, hourly_bills, model_call_cost, model_call_tier, price_calls
+from spark_billing import (
+    PriceList,
+    bill_lines,
+    check_usage,
+    hourly_bills,
+    model_call_cost,
+    model_call_tier,
+    price_calls,
+)
 
 CALL = ("model", "region", "input_tokens", "output_tokens", "call_time")
 PRICED = ("price_id", "tier", "input_cost", "output_cost", "cost")
