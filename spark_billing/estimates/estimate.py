@@ -325,13 +325,13 @@ def _find(
     bounds, place = prices.tier_bounds, group[f"place_{level}"]
     tiers = [p for p in in_force if (p.model, p.region) == (model, region)]
     for price in tiers:  # the calls lie between two bounds that follow each other, so a tier has all of them or none
-        if 0 < place < len(bounds) and price.min_input_tokens < bounds[place] <= price.max_input_tokens:
+        if 0 < place < len(bounds) and price.holds(bounds[place]):
             return price, ""
     return None, "input_tokens_out_of_range" if tiers else "no_price_in_force"
 
 
 def _in_force(prices: PriceList, at: datetime) -> Iterator[Price]:
-    return (p for p in prices.prices if p.from_us <= epoch_us(at) < p.to_us)
+    return (p for p in prices.prices if p.is_in_force(epoch_us(at)))
 
 
 def _amount(pico: int) -> Decimal:

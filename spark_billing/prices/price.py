@@ -1,4 +1,13 @@
-"""One price: a row of a price list. No Spark in here."""
+"""One price: a row of a price list, and the rule by which it is the price of a call. No Spark in here.
+
+The tier of a call is chosen by the input tokens of that single request, and all its tokens are charged at that tier
+(source: EMR Serverless Spark, "Model calls (pay-as-you-go)"). Bounds are open below and closed above: 128,000 input
+tokens are still in `0-128K`, 128,001 are in `128K-256K`. A period is closed at its start and open at its end.
+
+The rule stands in `Price.holds` and `Price.is_in_force`. It must exist in other forms as well: as columns in
+`price_rows.find_price`, as arrays in `price_arrays.PriceTable`, as SQL in `sql_functions`, and for groups of calls in
+`bills.sums` and `estimates.estimate`. The table tests/cases/tiers.csv runs through all of them.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +46,14 @@ class Price:
     def price_id(self) -> str:
         """Names this price over time: model, region and tier, not the amount or the date."""
         return f"{self.model}/{self.region}/{self.tier}"
+
+    def holds(self, input_tokens: int) -> bool:
+        """Whether a request of so many input tokens is in this tier."""
+        return self.min_input_tokens < input_tokens <= self.max_input_tokens
+
+    def is_in_force(self, at_us: int) -> bool:
+        """Whether it is the price at an instant in microseconds since 1970-01-01T00:00Z."""
+        return self.from_us <= at_us < self.to_us
 
     @property
     def from_us(self) -> int:

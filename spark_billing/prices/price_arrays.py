@@ -48,8 +48,8 @@ class PriceTable:
         tops = prices.tier_bounds
         row = np.full((len(models) + 1, len(regions) + 1, len(starts), len(tops) + 1), UNPRICED, dtype=np.int64)
         for number, price in enumerate(prices.prices):
-            in_force = [i for i, start in enumerate(starts) if price.from_us <= start < price.to_us]
-            bands = [i for i, top in enumerate(tops) if price.min_input_tokens < top <= price.max_input_tokens]
+            in_force = [i for i, start in enumerate(starts) if price.is_in_force(start)]
+            bands = [i for i, top in enumerate(tops) if price.holds(top)]
             row[
                 models[price.model],
                 regions[price.region],

@@ -174,9 +174,7 @@ def check_tiers(file_name: str, prices: tuple[Price, ...]) -> None:
         by_key.setdefault((price.model, price.region), []).append(price)
     for rows in by_key.values():
         for start, _ in periods(rows):
-            tiers = sorted(
-                (p for p in rows if p.from_us <= start < p.to_us), key=lambda p: (p.min_input_tokens, p.line)
-            )
+            tiers = sorted((p for p in rows if p.is_in_force(start)), key=lambda p: (p.min_input_tokens, p.line))
             for below, above in zip(tiers, tiers[1:]):
                 if above.min_input_tokens < below.max_input_tokens:
                     raise PriceListError(

@@ -1,9 +1,6 @@
-"""The price list: load it from CSV, refuse what is not exact, look up one call. No Spark in here.
+"""The price list: make it from CSV, look up one call. No Spark in here.
 
-A price list has one row per model, region, tier and period, shaped like the provider's published table. The tier of a
-call is chosen by the input tokens of that single request, and all its tokens are charged at that tier (source: EMR
-Serverless Spark, "Model calls (pay-as-you-go)"). Bounds are open below and closed above: 128,000 input tokens are
-still in `0-128K`, 128,001 are in `128K-256K`.
+A price list has one row per model, region, tier and period, shaped like the provider's published table.
 """
 
 from __future__ import annotations
@@ -129,11 +126,7 @@ class PriceList:
             raise ValueError(f"call_time {call_time} has no zone; pass an aware datetime")
         at = epoch_us(call_time)
         for price in self.prices:
-            if (
-                (price.model, price.region) == (model, region)
-                and price.min_input_tokens < input_tokens <= price.max_input_tokens
-                and price.from_us <= at < price.to_us
-            ):
+            if (price.model, price.region) == (model, region) and price.holds(input_tokens) and price.is_in_force(at):
                 return price
         return None
 

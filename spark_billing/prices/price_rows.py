@@ -83,7 +83,7 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
     for (model, region), rows in by_key.items():
         for start, end in periods(price for _, price in rows):
             in_force = sorted(
-                ((n, p) for n, p in rows if p.from_us <= start < p.to_us), key=lambda row: row[1].min_input_tokens
+                ((n, p) for n, p in rows if p.is_in_force(start)), key=lambda row: row[1].min_input_tokens
             )
             cell = {"cell_model": model, "cell_region": region, "from_us": start, "to_us": end}
             if not in_force:

@@ -1,0 +1,137 @@
+"""Usage billed into a ledger from a DataFrame: what the job does, by the same names."""
+
+import inspect
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+
+from spark_billing import RunRecord, UsageError, bill_lines, bill_usage, hourly_bills, ledger_lines
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core.errors import OutputError, RetractionError
+from spark_billing.ledger.run import Job
+from tests.conftest import HOUR, ONE, call, record, rows, usage_frame
+from tests.oracle import COMMERCIAL_START
+
+pytestmark = pytest.mark.classic
+
+CALLS = [
+    call(1),
+    call(1),  # logged twice
+    call(2, COMMERCIAL_START + HOUR, workspace_id="w-2"),
+    call(3, model="qwen-max"),
+    call(None, request_id=None),
+    call(4, COMMERCIAL_START + 2 * HOUR),
+    call(4, COMMERCIAL_START + 2 * HOUR, output_tokens=60),  # and not the same: the dearer one is billed
+]
+# 260 x 0.000138 / 1000 + 60 x 0.000344 / 1000
+DEARER = Decimal("0.00005652")
+
+
+@pytest.fixture
+def usage(spark):
+    return usage_frame(spark, CALLS)
+
+
+def test_it_is_what_the_job_does(spark, usd, usage, write, bill, tmp_path):
+    done = bill_usage(usage, prices=usd, output=str(tmp_path / "own"), source="the log")
+    assert bill(write(CALLS))[0] == 0
+    job = RunRecord.from_json("record", (tmp_path / f"out/ledger/runs/{1:020}.json").read_text(encoding="utf-8"))
+    assert isinstance(done, RunRecord)
+    assert (done.totals, done.ledger, done.covered, done.hours) == (job.totals, job.ledger, job.covered, job.hours)
+    assert (done.run, done.totals.rows) == (1, {"read": 7, "billed": 3, "rejected": 4})
+    assert done.totals.amount == 2 * ONE + DEARER
+    assert record(tmp_path / "own")["totals"]["amount"] == str(done.totals.amount)
+    for table, order in (("bills", "period_start"), ("bill_lines", ("period_start", "token_type"))):
+        frames = (spark.read.parquet(str(tmp_path / name / table)) for name in ("own", "out"))
+        ours, theirs = (frame.orderBy(*([order] if isinstance(order, str) else order)).collect() for frame in frames)
+        assert ours == theirs
+    assert len(rows(spark, tmp_path / "own", "rejected", "reject_reason")) == 4
+
+
+def test_the_lines_in_memory_are_those_of_the_ledger(spark, usd, usage, tmp_path):
+    bill_usage(usage, prices=usd, output=str(tmp_path), source="the log")
+    lines = bill_lines(usage, prices=usd)
+    billed = ledger_lines(spark, str(tmp_path)).select(*lines.columns)
+    assert sorted(map(str, lines.collect())) == sorted(map(str, billed.collect()))
+    assert sum(row["amount"] for row in hourly_bills(lines).collect()) == 2 * ONE + DEARER
+
+
+def test_again_adds_nothing_and_a_late_call_the_difference(spark, usd, usage, tmp_path):
+    given = {"prices": usd, "output": str(tmp_path), "source": "the log"}
+    bill_usage(usage, **given)
+    again = bill_usage(usage, **given)
+    assert (again.run, again.ledger.reasons) == (2, {})
+    late = bill_usage(usage_frame(spark, [*CALLS, call("late")]), **given)
+    assert {reason: sums.amount for reason, sums in late.ledger.reasons.items()} == {"late_usage": ONE}
+    with pytest.raises(RetractionError, match="would lower 1 bills") as refused:
+        bill_usage(usage, **given)
+    assert refused.value.parameter == "allow_retractions"
+    assert bill_usage(usage, **given, allow_retractions=True).totals.amount == 2 * ONE + DEARER
+
+
+def test_the_options_of_the_job_by_the_same_names(spark, usd, tmp_path):
+    log = usage_frame(spark, CALLS).selectExpr(
+        "request_id AS id", "workspace_id", "region", "model", "input_tokens AS tokens", "output_tokens",
+        "date_format(call_time, 'yyyy-MM-dd HH:mm:ss') AS wall_clock",
+    )  # fmt: skip
+    before = spark.conf.get("spark.sql.session.timeZone")
+    done = bill_usage(
+        log,
+        prices=usd,
+        output=str(tmp_path),
+        source="a gateway",
+        columns={"request_id": "id", "input_tokens": "tokens", "call_time": "to_timestamp(wall_clock)"},
+        call_time_zone="UTC",
+        period=("2026-04-08T01", "2026-04-08T03"),
+        detail=True,
+    )
+    assert done.totals.rows["billed"] == 2
+    assert done.period is not None
+    assert done.arguments["call_time_zone"] == "UTC"
+    assert (tmp_path / "priced_calls").exists()
+    assert spark.conf.get("spark.sql.session.timeZone") == before
+    kept = bill_usage(
+        usage_frame(spark, CALLS), prices=usd, output=str(tmp_path / "last"), source="a gateway", last=1,
+        as_of=(COMMERCIAL_START + 2 * HOUR + timedelta(minutes=5)).isoformat(timespec="minutes"), dry_run=True,
+    )  # fmt: skip
+    assert (kept.totals.rows["billed"], kept.covered) == (1, [(1775581200, 1775584800)])
+    assert not (tmp_path / "last").exists()
+
+
+def test_every_option_of_a_run_can_be_given():
+    parameters = set(inspect.signature(bill_usage).parameters)
+    of_run = {name for name in Job.__dataclass_fields__ if name not in ("arguments",)}
+    assert of_run <= parameters
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "parameter"),
+    [
+        ({"period": ("2026-04-08T03", "2026-04-08T01")}, "is empty", "period"),
+        ({"last": 0}, "a number of hours, 1 or more", "last"),
+        ({"last": 3, "period": ("2026-04-08T01", "2026-04-08T03")}, "takes the place of a period", "last"),
+        ({"as_of": "2026-04-08T01:00+08:00"}, "give one of them", "as_of"),
+        ({"as_of": "today", "last": 1}, "not an instant", "as_of"),
+        ({"adjust_within": 1, "closed_after": 48}, "no hour would ever", "adjust_within"),
+        ({"call_time_zone": "CST"}, "short names mean several zones", "call_time_zone"),
+        ({"columns": {"call_time": "to_timestamp('2026')"}}, "depends on a time zone", "call_time_zone"),
+        ({"columns": {"input_token": "1"}}, "no such usage column", "columns"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_the_words_of_the_library(usd, usage, tmp_path, given, words, parameter):
+    with pytest.raises(UsageError, match=words) as refused:
+        bill_usage(usage, prices=usd, output=str(tmp_path / "new"), source="the log", **given)
+    assert refused.value.parameter == parameter
+    assert "--" not in str(refused.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_job_adds_the_option(spark, usd, usage, write, tmp_path, capsys):
+    bill_usage(usage, prices=usd, output=str(tmp_path / "out"), source="the log")
+    with pytest.raises(OutputError, match="holds the bills of the usage 'the log'") as refused:
+        bill_usage(usage, prices=usd, output=str(tmp_path / "out"), source="another")
+    assert "--source" not in str(refused.value)
+    given = ["--usage", write(CALLS), "--output", str(tmp_path / "out"), "--currency", "USD", "--source", "another"]
+    assert hourly_bill(given) == 2
+    assert capsys.readouterr().err.rstrip().endswith("(--source)")
