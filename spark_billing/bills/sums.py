@@ -20,7 +20,7 @@ from spark_billing.usage.rating import rate_calls
 Pricing = Literal["native", "udf"]
 _PICO_IN_MILLI = 10**9
 UDF_COSTS = ("udf_input_milli", "udf_input_pico", "udf_output_milli", "udf_output_pico")
-_MEASURES = ("requests", "total_input", "total_output", *UDF_COSTS)
+_CALL_MEASURES = ("requests", "total_input", "total_output", *UDF_COSTS)
 
 
 def sum_calls(
@@ -86,7 +86,7 @@ def with_measures(
             "requests": F.lit(1).cast("bigint"),
             "total_input": countable(F.col("input_tokens")),
             "total_output": countable(F.col("output_tokens")),
-            **{tag_column(key): tag for key, tag in _tags(calls, group_by_tags)},
+            **{tag_column(key): tag for key, tag in _tags_to_group_by(calls, group_by_tags)},
         }
     )
 
@@ -118,7 +118,7 @@ def merge_sums(rated: DataFrame) -> DataFrame:
 
 def _moved(rated: DataFrame, moved: DataFrame) -> DataFrame:
     """Rated groups in which the `moved` calls, counted under the reason (or none) in `before`, are under `reject`."""
-    sums = [f.name for f in rated.schema.fields if f.name in _MEASURES]
+    sums = [f.name for f in rated.schema.fields if f.name in _CALL_MEASURES]
     columns = ["workspace_id", "call_time", "price_row", "reject", *sums]
     columns += tag_columns(rated)
     taken = moved.withColumn("reject", F.col("before"))
@@ -127,7 +127,7 @@ def _moved(rated: DataFrame, moved: DataFrame) -> DataFrame:
     return rated.select(*names).unionByName(taken.select(*names)).unionByName(moved.select(*names))
 
 
-def _tags(rated: DataFrame, keys: Sequence[str]) -> list[tuple[str, Column]]:
+def _tags_to_group_by(rated: DataFrame, keys: Sequence[str]) -> list[tuple[str, Column]]:
     folded = [key.lower() for key in keys]
     twice = sorted({key for key in keys if folded.count(key.lower()) > 1})
     if twice:
@@ -144,7 +144,7 @@ def _tags(rated: DataFrame, keys: Sequence[str]) -> list[tuple[str, Column]]:
 
 
 def _summed(measured: DataFrame) -> list[Column]:
-    return [F.sum(name).alias(name) for name in _MEASURES if name in measured.columns]
+    return [F.sum(name).alias(name) for name in _CALL_MEASURES if name in measured.columns]
 
 
 def udf_cost(token_type: str) -> Column:

@@ -45,7 +45,7 @@ def demo_provider_bill(lines: DataFrame, prices: PriceList) -> str:
     discounted["discount"] = discounted["amount"] / 2
     rows.append({**invented, "workspace_id": "w-of-somebody-else", "discount": Decimal(0)})
     _a_day_later(rows, big[42:], keys)
-    content = {"Data": {"BillingCycle": "2026-04", "Items": [_row(row, prices.currency) for row in rows]}}
+    content = {"Data": {"BillingCycle": "2026-04", "Items": [_bill_row(row, prices.currency) for row in rows]}}
     return json.dumps(content, indent=1)
 
 
@@ -62,7 +62,7 @@ def _a_day_later(rows: list[dict[str, Any]], candidates: list[dict[str, Any]], k
                 return
 
 
-def _row(row: dict[str, Any], currency: str) -> dict[str, str]:
+def _bill_row(row: dict[str, Any], currency: str) -> dict[str, str]:
     return {
         "BillingDate": row["day"],
         "InstanceID": row["workspace_id"],

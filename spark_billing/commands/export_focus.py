@@ -84,24 +84,24 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     months = [_month(text) for text in dict.fromkeys(arguments.month)]
-    closed = _closed(arguments.closed_month)
+    closed = _closed_months(arguments.closed_month)
     options: dict[str, Any] = {
         "billing_account_id": arguments.billing_account,
         "billing_account_name": arguments.billing_account_name,
         "invoice_issuer": arguments.invoice_issuer,
         "version": arguments.focus_version,
         "closed_months": closed,
-        "invoice_ids": _pairs("--invoice-id", arguments.invoice_id),
-        "invoice_detail_ids": _pairs("--invoice-detail-id", arguments.invoice_detail_id),
-        "tags": _pairs("--tag", arguments.tag),
+        "invoice_ids": _named_values("--invoice-id", arguments.invoice_id),
+        "invoice_detail_ids": _named_values("--invoice-detail-id", arguments.invoice_detail_id),
+        "tags": _named_values("--tag", arguments.tag),
     }
     if arguments.price_list:
         options["region_names"] = read_prices("--price-list", arguments.price_list).region_names
     spark = job_session("spark-billing focus")
     with settings(spark, SESSION_SETTINGS):
         output = ledger_of(spark, arguments)
-        lines = _lines(spark, output, months, closed)
-        by_month = _by_month(lines, closed)
+        lines = _of_months(spark, output, months, closed)
+        by_month = _totals_by_month(lines, closed)
         if not by_month:
             raise UsageError(f"the ledger in {output} has no line of {', '.join(months) or 'any month'} to export")
         _export(lines, by_month, arguments.to, output, arguments.format, options)
@@ -109,7 +109,9 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _lines(spark: SparkSession, output: str, months: Sequence[str], closed: Mapping[str, Optional[str]]) -> DataFrame:
+def _of_months(
+    spark: SparkSession, output: str, months: Sequence[str], closed: Mapping[str, Optional[str]]
+) -> DataFrame:
     """The ledger lines of some billing months, or of all: of their own hours, and what corrects closed months."""
     if not months:
         return ledger_lines(spark, output)
@@ -119,7 +121,7 @@ def _lines(spark: SparkSession, output: str, months: Sequence[str], closed: Mapp
     return lines.filter(billing_month(closed).cast("string").isin([f"{month}-01" for month in months]))
 
 
-def _by_month(lines: DataFrame, closed: Mapping[str, Optional[str]]) -> list[Any]:
+def _totals_by_month(lines: DataFrame, closed: Mapping[str, Optional[str]]) -> list[Any]:
     """What the ledger's lines come to, by billing month."""
     corrected = billing_month(closed) != billing_month()
     return (
@@ -207,7 +209,7 @@ def _printed(by_month: Sequence[Any], arguments: argparse.Namespace) -> Iterator
     yield "Read back and checked: it keeps the rules of FOCUS, and rows, tokens and cost are those of the ledger."
 
 
-def _closed(texts: Sequence[str]) -> dict[str, Optional[str]]:
+def _closed_months(texts: Sequence[str]) -> dict[str, Optional[str]]:
     """From MONTH or MONTH=INSTANT."""
     closed: dict[str, Optional[str]] = {}
     for text in texts:
@@ -223,7 +225,7 @@ def _month(text: str) -> str:
     return text
 
 
-def _pairs(argument: str, texts: Sequence[str]) -> dict[str, str]:
+def _named_values(argument: str, texts: Sequence[str]) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")

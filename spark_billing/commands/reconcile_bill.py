@@ -12,7 +12,7 @@ from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, mo
 from spark_billing.commands.command import DONE, UNEXPLAINED, Command, say
 from spark_billing.commands.files import read_text, write_lines
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
+from spark_billing.core.hours import SECONDS_PER_DAY, UTC8_SECONDS, Period, hour_label
 from spark_billing.core.money import money
 from spark_billing.core.published import AMOUNT_DECIMALS, CENT, PRICE_LIST
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
@@ -89,7 +89,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     spark = job_session("spark-billing reconcile")
     with settings(spark, SESSION_SETTINGS):
         mapping = BillMapping.parse(arguments.mapping, read_text(spark, "--mapping", arguments.mapping))
-        period = _period(arguments, mapping.grain)
+        period = _period_to_compare(arguments, mapping.grain)
         if arguments.differences and Storage(spark, arguments.differences).exists("."):
             raise OutputError(f"--differences {arguments.differences} is there already; give a new folder")
         span = {"start": hour_label(period.start), "end": hour_label(period.end)}
@@ -127,7 +127,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     return DONE if found.explained else UNEXPLAINED
 
 
-def _period(arguments: argparse.Namespace, grain: str) -> Period:
+def _period_to_compare(arguments: argparse.Namespace, grain: str) -> Period:
     start, end = getattr(arguments, "from"), arguments.to
     try:
         if arguments.month is not None:
@@ -141,7 +141,7 @@ def _period(arguments: argparse.Namespace, grain: str) -> Period:
         raise UsageError(str(error)) from None
     for edge in (period.start, period.end):
         label = hour_label(edge)
-        of_day = (edge + UTC8_SECONDS) % (24 * SECONDS_PER_HOUR) == 0
+        of_day = (edge + UTC8_SECONDS) % (SECONDS_PER_DAY) == 0
         if (grain != "hour" and not of_day) or (grain == "month" and label[8:10] != "01"):
             raise UsageError(f"{label} is within a {grain}, and the provider's rows are of whole ones; move the edge")
     return period

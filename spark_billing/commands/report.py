@@ -48,7 +48,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     require_matplotlib()
-    period = _period(arguments)
+    period = _period_of_report(arguments)
     spark = job_session("spark-billing report")
     with settings(spark, SESSION_SETTINGS):
         place_of(spark, "--to-file", arguments.to_file)  # before the work
@@ -64,7 +64,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _period(arguments: argparse.Namespace) -> Optional[Period]:
+def _period_of_report(arguments: argparse.Namespace) -> Optional[Period]:
     period = period_of(arguments)
     if arguments.month is None:
         return period

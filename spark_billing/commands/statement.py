@@ -71,7 +71,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
             closed_after=arguments.closed_after,
             top=arguments.top,
         )
-        lines = _lines(statement, arguments.format)
+        lines = _lines_of_format(statement, arguments.format)
         if arguments.to is None:
             say_lines(lines)
         else:
@@ -80,7 +80,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     return DONE
 
 
-def _lines(statement: Statement, file_format: str) -> Iterable[str]:
+def _lines_of_format(statement: Statement, file_format: str) -> Iterable[str]:
     if file_format == "csv":
         return statement_csv(statement)
     return statement_html(statement) if file_format == "html" else statement.text()

@@ -9,7 +9,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS
 from spark_billing.core.schemas import TOTAL_TOKENS
 
 
@@ -21,13 +21,13 @@ def quoted(name: str) -> str:
 def billing_date(seconds: Column) -> Column:
     """The date in UTC+8 of an instant in epoch seconds, whatever the session's zone."""
     local = seconds + F.lit(UTC8_SECONDS)
-    day = F.lit(24 * SECONDS_PER_HOUR)
+    day = F.lit(SECONDS_PER_DAY)
     return F.date_from_unix_date(((local - F.pmod(local, day)) / day).cast("int"))
 
 
 def billing_hour(seconds: Column) -> Column:
     """The clock hour in UTC+8, 0 to 23, of an instant in epoch seconds."""
-    second = F.pmod(seconds + F.lit(UTC8_SECONDS), F.lit(24 * SECONDS_PER_HOUR))
+    second = F.pmod(seconds + F.lit(UTC8_SECONDS), F.lit(SECONDS_PER_DAY))
     return ((second - F.pmod(second, F.lit(SECONDS_PER_HOUR))) / F.lit(SECONDS_PER_HOUR)).cast("int")
 
 
@@ -37,7 +37,7 @@ def hour_of(seconds: Column) -> Column:
 
 
 GRAINS = ("hour", "day", "month")
-_SECONDS = {"hour": SECONDS_PER_HOUR, "day": 24 * SECONDS_PER_HOUR}
+_SECONDS = {"hour": SECONDS_PER_HOUR, "day": SECONDS_PER_DAY}
 
 
 def period_start(seconds: Column, grain: str) -> Column:
@@ -56,7 +56,7 @@ def period_end(seconds: Column, grain: str) -> Column:
 
 def midnight(day: Column) -> Column:
     """The instant, in epoch seconds, at which a day begins in UTC+8."""
-    return F.unix_date(day).cast("bigint") * F.lit(24 * SECONDS_PER_HOUR) - F.lit(UTC8_SECONDS)
+    return F.unix_date(day).cast("bigint") * F.lit(SECONDS_PER_DAY) - F.lit(UTC8_SECONDS)
 
 
 def total(count: Column) -> Column:

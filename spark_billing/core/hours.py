@@ -9,15 +9,16 @@ from datetime import datetime, timedelta, timezone
 from typing import Optional
 
 SECONDS_PER_HOUR = 3600
+SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 UTC8_SECONDS = 8 * SECONDS_PER_HOUR  # the provider's billing cycles are clock hours in UTC+8, which has no summer time
 UTC8 = timezone(timedelta(hours=8))
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 BEGINNING_US, END_US = -(2**63), 2**63 - 1  # of time, in microseconds: an open end of a period
 
 
 def epoch_us(instant: datetime) -> int:
     """Microseconds from 1970-01-01T00:00Z to an aware `instant`, exactly."""
-    return (instant - _EPOCH) // timedelta(microseconds=1)
+    return (instant - EPOCH) // timedelta(microseconds=1)
 
 
 # A call time beyond the calendar's four-digit years is unreadable: no tool could print the hour it is billed in. A day

@@ -136,7 +136,7 @@ def estimate_calls(
         low=low,
         middle=middle,
         high=high,
-        elsewhere={pair: figures("middle", pair) for pair in _pairs(prices)},
+        elsewhere={pair: figures("middle", pair) for pair in _models_and_regions(prices)},
         prices=prices,
         at=at,
         tokens_rest_on=rest_on,
@@ -150,7 +150,7 @@ def _regions(prices: PriceList, model: StrOrColumn) -> list[str]:
     return sorted({p.region for p in prices.prices if not isinstance(model, str) or p.model == model})
 
 
-def _pairs(prices: PriceList) -> list[tuple[str, str]]:
+def _models_and_regions(prices: PriceList) -> list[tuple[str, str]]:
     return sorted({(p.model, p.region) for p in prices.prices})
 
 
@@ -294,12 +294,12 @@ def _priced(
         calls=calls * one_in,
         input_tokens=input_tokens * one_in,
         output_tokens=output_tokens * one_in,
-        cost=_amount(pico * one_in),
+        cost=_amount_of_pico(pico * one_in),
         calls_by_price=dict(sorted(by_price.items())),
         refused=dict(sorted(refused.items())),
         calls_error=_half_width(calls, one_in),
         input_tokens_error=_half_width(input_squares, one_in),
-        cost_error=_amount(_half_width(pico_squares, one_in)),
+        cost_error=_amount_of_pico(_half_width(pico_squares, one_in)),
     )
 
 
@@ -334,7 +334,7 @@ def _in_force(prices: PriceList, at: datetime) -> Iterator[Price]:
     return (p for p in prices.prices if p.is_in_force(epoch_us(at)))
 
 
-def _amount(pico: int) -> Decimal:
+def _amount_of_pico(pico: int) -> Decimal:
     """Whole 10^-12 as a decimal; arithmetic would round it to the precision that the process has set."""
     return Decimal(f"{pico}E-12")
 

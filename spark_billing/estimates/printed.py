@@ -16,7 +16,7 @@ from spark_billing.estimates.estimate import Estimate
 from spark_billing.prices.price_list import PriceList
 
 _REGIONS_WIDTH = 60
-_SHOWN = 10  # workspaces and models in the printed comparison
+_SHOWN_CHANGES = 10  # workspaces and models in the printed comparison
 
 
 def printed_estimate(estimate: Estimate) -> Iterator[str]:
@@ -80,7 +80,7 @@ def printed_rerating(changes: DataFrame, prices: PriceList, other: PriceList) ->
     yield f"Prices now: {prices}"
     yield f"The others: {other}"
     yield ""
-    most = changes.orderBy(F.abs("difference").desc(), "workspace_id", "model").limit(_SHOWN).collect()
+    most = changes.orderBy(F.abs("difference").desc(), "workspace_id", "model").limit(_SHOWN_CHANGES).collect()
     cells: list[tuple[str, ...]] = [
         ("workspace and model", "calls", "in another tier", f"{currency} now", f"{currency} then", "difference")
     ]

@@ -20,14 +20,14 @@ CSV = {
     "ignoreLeadingWhiteSpace": "false",
     "ignoreTrailingWhiteSpace": "false",
 }
-_ORDER = ("BillingPeriodStart", "ChargePeriodStart", "SubAccountId", "SkuPriceId", "ListUnitPrice", "x_Run")
+_ROW_ORDER = ("BillingPeriodStart", "ChargePeriodStart", "SubAccountId", "SkuPriceId", "ListUnitPrice", "x_Run")
 
 
 def write_focus(rows: DataFrame, path: str, file_format: str) -> None:
     """Rows in a folder that is not there yet, in order within each file. No value is changed: a spreadsheet that takes
     a workspace named `=1+1` for a formula must be told that it is text."""
     # without a number of partitions Spark joins small ones, so a small export is one file
-    rows = rows.repartition(*_ORDER[:2]).sortWithinPartitions(*_ORDER)
+    rows = rows.repartition(*_ROW_ORDER[:2]).sortWithinPartitions(*_ROW_ORDER)
     if file_format == "parquet":
         rows.write.parquet(path)
     else:
@@ -44,10 +44,10 @@ def read_focus(spark: SparkSession, path: str, file_format: str) -> DataFrame:
 
 def as_text(rows: DataFrame) -> DataFrame:
     """Rows as text that reads the same everywhere: decimals plain, instants in UTC."""
-    return rows.select(*(_text(field).alias(field.name) for field in rows.schema.fields))
+    return rows.select(*(_plain_text(field).alias(field.name) for field in rows.schema.fields))
 
 
-def _text(field: StructField) -> Column:
+def _plain_text(field: StructField) -> Column:
     column = F.col(quoted(field.name))
     if isinstance(field.dataType, DecimalType):
         return plain(column, field.dataType.scale)

@@ -15,7 +15,13 @@ from pyspark.sql import functions as F
 
 from spark_billing.core.columns import billing_date, quoted, tag_column
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, instant_label, parse_instant, parse_month
+from spark_billing.core.hours import (
+    SECONDS_PER_DAY,
+    UTC8_SECONDS,
+    instant_label,
+    parse_instant,
+    parse_month,
+)
 from spark_billing.core.published import PROVIDER, SERVICE
 from spark_billing.core.schemas import LEDGER_LINES, PRICE, THOUSANDS, TOKENS
 from spark_billing.focus.columns import FOCUS
@@ -24,7 +30,6 @@ from spark_billing.prices.price_list import published_region_names
 
 VERSIONS = tuple(FOCUS)
 ClosedMonths = Union[Sequence[str], Mapping[str, Optional[str]]]
-_SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
 
 
 def to_focus(
@@ -67,8 +72,8 @@ def to_focus(
     lacking = [name for name in LEDGER_LINES.fieldNames() if name not in lines.columns]
     if lacking:
         raise UsageError(f"the lines have no column {', '.join(lacking)}; pass what ledger_lines returns")
-    closed = _closed(closed_months)
-    ids, detail_ids = _by_month("invoice id", invoice_ids), _by_month("invoice detail id", invoice_detail_ids)
+    closed = _closed_at(closed_months)
+    ids, detail_ids = _ids_by_month("invoice id", invoice_ids), _ids_by_month("invoice detail id", invoice_detail_ids)
     if version == "1.2" and detail_ids:
         raise UsageError("FOCUS 1.2 has no invoice detail id; leave it out, or write FOCUS 1.4")
     if version == "1.4" and ids.keys() != detail_ids.keys():
@@ -132,7 +137,7 @@ def to_focus(
         "SkuPriceId": F.concat("price_id", F.lit("/"), "token_type"),
         "SubAccountId": F.col("workspace_id"),
         "SubAccountName": F.col("workspace_id"),  # never null where there is an id
-        "Tags": _tags(lines, tags or {}),
+        "Tags": _tags_as_json(lines, tags or {}),
         "x_BillingHour": F.concat(
             F.col("billing_date").cast("string"), F.lit("T"), F.lpad(F.col("billing_hour").cast("string"), 2, "0")
         ),
@@ -150,7 +155,7 @@ def to_focus(
 def billing_month(closed_months: ClosedMonths = ()) -> Column:
     """The first day, in UTC+8, of a ledger line's billing month: that of its hour, or of the run that corrected it."""
     incurred, run = (_month_of(F.unix_seconds(name)) for name in ("period_start", "run_at"))
-    return F.when(_is_correction(_closed(closed_months)), run).otherwise(incurred)
+    return F.when(_is_correction(_closed_at(closed_months)), run).otherwise(incurred)
 
 
 def plain(number: Column, scale: int) -> Column:
@@ -161,8 +166,8 @@ def plain(number: Column, scale: int) -> Column:
 def utc_text(instant: Column) -> Column:
     """An instant such as 2026-04-08T00:00:00Z, whatever the session's zone."""
     seconds = F.unix_seconds(instant)
-    second = F.pmod(seconds, F.lit(_SECONDS_PER_DAY))
-    day = F.date_from_unix_date(((seconds - second) / F.lit(_SECONDS_PER_DAY)).cast("int"))
+    second = F.pmod(seconds, F.lit(SECONDS_PER_DAY))
+    day = F.date_from_unix_date(((seconds - second) / F.lit(SECONDS_PER_DAY)).cast("int"))
 
     def whole(units: Column, of: int) -> Column:
         return ((units - units % of) / of).cast("int")
@@ -174,7 +179,7 @@ def utc_text(instant: Column) -> Column:
 
 def _start_of(day: Column) -> Column:
     """The instant at which a day in UTC+8 begins."""
-    return F.timestamp_seconds(F.unix_date(day).cast("bigint") * _SECONDS_PER_DAY - UTC8_SECONDS)
+    return F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_PER_DAY - UTC8_SECONDS)
 
 
 def _month_of(seconds: Column) -> Column:
@@ -192,7 +197,7 @@ def _is_correction(closed: Mapping[str, Optional[int]]) -> Column:
     return found
 
 
-def _closed(months: ClosedMonths) -> dict[str, Optional[int]]:
+def _closed_at(months: ClosedMonths) -> dict[str, Optional[int]]:
     """The closed months and when their invoices were issued, in epoch seconds, where that is given."""
     if isinstance(months, str):
         raise UsageError(f"closed_months is the text {months!r}; give a list of months")
@@ -213,7 +218,7 @@ def _closed(months: ClosedMonths) -> dict[str, Optional[int]]:
     return closed
 
 
-def _by_month(what: str, ids: Optional[Mapping[str, str]]) -> dict[str, str]:
+def _ids_by_month(what: str, ids: Optional[Mapping[str, str]]) -> dict[str, str]:
     given = dict(ids or {})
     for month, name in given.items():
         _end_of_month(month)
@@ -255,7 +260,7 @@ def _description(region_name: Column) -> Column:
     return F.concat(*words)
 
 
-def _tags(lines: DataFrame, names: Mapping[str, str]) -> Column:
+def _tags_as_json(lines: DataFrame, names: Mapping[str, str]) -> Column:
     """The bill's tags as JSON, without those that a line does not have; null if it has none."""
     prefix = tag_column("")
     keys = [name[len(prefix) :] for name in lines.columns if name.startswith(prefix)]

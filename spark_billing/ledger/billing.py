@@ -61,7 +61,7 @@ def bill_usage(
     (1, {'read': 2, 'billed': 1, 'rejected': 1}, '0.000053080000')
     """
     instant = instant_of(as_of, last=last, closed_after=closed_after, adjust_within=adjust_within)
-    hours = None if period is None else _period(*period)
+    hours = None if period is None else _hours_between(*period)
     if last is not None:
         hours = last_hours(last, hours, instant)
     options: dict[str, Any] = {
@@ -164,7 +164,7 @@ def last_hours(last: int, period: Optional[Period], as_of: Optional[int]) -> Per
     return Period(end - last * SECONDS_PER_HOUR, end)
 
 
-def _period(start: str, end: str) -> Period:
+def _hours_between(start: str, end: str) -> Period:
     try:
         return Period.parse(start, end)
     except ValueError as error:

@@ -17,7 +17,7 @@ from spark_billing.core.hours import hour_label, parse_hour
 from spark_billing.core.schemas import AMOUNT
 from spark_billing.ledger.run_record import RunRecord
 
-_MEASURES = ("requests", "input_tokens", "output_tokens", "amount")
+_CONFLICT_MEASURES = ("requests", "input_tokens", "output_tokens", "amount")
 
 _STANDING = (
     "workspace_id string, period_start bigint, region string, model string, rejected boolean, "
@@ -56,17 +56,17 @@ def conflicts_since(conflicts: DataFrame, records: Iterable[RunRecord]) -> DataF
 def new_conflicts(conflicts: DataFrame, standing: Iterable[Sequence[Any]]) -> DataFrame:
     """The `conflicting_calls` that were not there at the last run, in count: only these explain a change since.
     `standing` are those of before, as `kept_conflicts` gives them."""
-    names = [name for name in conflicts.columns if name not in _MEASURES]
+    names = [name for name in conflicts.columns if name not in _CONFLICT_MEASURES]
     given = (dict(zip(conflicts.columns, row)) for row in standing)
     rows = ({**row, **{name: parse_hour(row[name]) for name in _AS_SECONDS}} for row in given)
     before = literal_rows(conflicts.sparkSession, _STANDING, rows).withColumns(
         {
             **{name: F.timestamp_seconds(name) for name in _AS_SECONDS},
-            **{name: (-F.col(name)).cast(conflicts.schema[name].dataType) for name in _MEASURES},
+            **{name: (-F.col(name)).cast(conflicts.schema[name].dataType) for name in _CONFLICT_MEASURES},
         }
     )
     both = conflicts.unionByName(before).groupBy(*names)
-    since = both.agg(*(F.sum(name).cast(conflicts.schema[name].dataType).alias(name) for name in _MEASURES))
+    since = both.agg(*(F.sum(name).cast(conflicts.schema[name].dataType).alias(name) for name in _CONFLICT_MEASURES))
     return since.filter(F.col("requests") > 0)
 
 

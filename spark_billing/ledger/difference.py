@@ -27,14 +27,14 @@ ADJUSTMENT_REASONS = (
     "regrouped",  # the same calls at the same price under other tags
 )
 
-_MEASURES = ("requests", "tokens", "amount")
+_LINE_MEASURES = ("requests", "tokens", "amount")
 _HOUR = ("workspace_id", "period_start")
 _MODEL = (*_HOUR, "region", "model")
 
 
 def net_lines(lines: DataFrame) -> DataFrame:
     """Ledger lines -> what is owed: one line per key, the sum of its entries; what has come to nothing is left out."""
-    summed = lines.groupBy(*(quoted(key) for key in _keys(lines))).agg(*_sums())
+    summed = lines.groupBy(*(quoted(key) for key in _keys(lines))).agg(*_sums_of_entries())
     return summed.filter(_is_something()).select(*_line_columns(lines))
 
 
@@ -46,9 +46,9 @@ def difference(lines: DataFrame, held: Optional[DataFrame], conflicts: Optional[
     """
     if held is None:
         return lines.withColumns({"entry": F.lit(ORIGINAL), "reason": F.lit(None).cast("string")})
-    minus = held.select(*_line_columns(held)).withColumns({name: -F.col(name) for name in _MEASURES})
+    minus = held.select(*_line_columns(held)).withColumns({name: -F.col(name) for name in _LINE_MEASURES})
     both = lines.withColumn("held", F.lit(0)).unionByName(minus.withColumn("held", F.lit(1)), allowMissingColumns=True)
-    summed = both.groupBy(*(quoted(key) for key in _keys(both))).agg(*_sums(), F.max("held").alias("held"))
+    summed = both.groupBy(*(quoted(key) for key in _keys(both))).agg(*_sums_of_entries(), F.max("held").alias("held"))
     # the window must see the lines that come to nothing, too: their hour was billed before
     billed_before = F.max("held").over(Window.partitionBy(*_HOUR)) == 1
     changes = summed.withColumn("billed_before", billed_before).filter(_is_something())
@@ -103,8 +103,8 @@ def _reason(conflicts_here: Column) -> Column:
     )
 
 
-def _sums() -> list[Column]:
-    return [F.sum(name).cast(BILL_LINES[name].dataType).alias(name) for name in _MEASURES]
+def _sums_of_entries() -> list[Column]:
+    return [F.sum(name).cast(BILL_LINES[name].dataType).alias(name) for name in _LINE_MEASURES]
 
 
 def _is_something() -> Column:
@@ -112,7 +112,7 @@ def _is_something() -> Column:
 
 
 def _keys(lines: DataFrame) -> list[str]:
-    return [name for name in _names(lines) if name not in _MEASURES]
+    return [name for name in _names(lines) if name not in _LINE_MEASURES]
 
 
 def _line_columns(lines: DataFrame) -> list[str]:

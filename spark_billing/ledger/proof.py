@@ -30,7 +30,7 @@ from spark_billing.ledger.scope import Scope
 from spark_billing.usage.rating import with_costs
 from spark_billing.usage.reasons import reason_of
 
-_SHOWN = 5  # workspaces, hours or lowered bills in a message or a summary
+_SHOWN_BILLS = 5  # workspaces, hours or lowered bills in a message or a summary
 _BILL_SUMS = ("requests", *TOKEN_COLUMNS, "amount")
 
 
@@ -57,7 +57,7 @@ def prove_bills(
 
     def top(by: str) -> DataFrame:
         lines = owed.withColumn("hour", F.unix_seconds("period_start"))
-        return sums(by, bill_sums(lines, by).orderBy(F.col("amount").desc(), by).limit(_SHOWN), by)
+        return sums(by, bill_sums(lines, by).orderBy(F.col("amount").desc(), by).limit(_SHOWN_BILLS), by)
 
     parts = [sums("owed", bill_sums(owed)), top("workspace_id"), top("hour")]
     if tables:
@@ -130,7 +130,7 @@ def guard(
         nowhere = unbilled(conflicts, covered)
         excuse, left_out = (conflicts.join(nowhere, by, how) for how in ("left_anti", "left_semi"))
     lowered = lowered_bills(added, excuse).withColumn("hour", F.unix_seconds("period_start"))
-    worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN).collect()
+    worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN_BILLS).collect()
     if worst and not worst[0]["by_conflict"] and not may_lower:
         bills = lowered.filter(~F.col("by_conflict")).count()
         refusal = _refusal(bills, worst, reasons, currency) + _copies_left_out(left_out, covered)
@@ -160,7 +160,7 @@ def _copies_left_out(left_out: Optional[DataFrame], covered: Sequence[int]) -> s
         return ""
     seconds = F.unix_seconds("period_start").between(covered[0], covered[-1])
     rejected = left_out.filter(F.col("rejected") & seconds).select(F.unix_seconds("billed_at").alias("hour"))
-    hours = [hour_label(row["hour"]) for row in rejected.distinct().orderBy("hour").limit(_SHOWN).collect()]
+    hours = [hour_label(row["hour"]) for row in rejected.distinct().orderBy("hour").limit(_SHOWN_BILLS).collect()]
     if not hours:
         return ""
     return (

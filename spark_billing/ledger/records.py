@@ -112,7 +112,7 @@ class Ledger:
         paths = [f"{lines_path(run_id)}/billing_date={date}" for run_id, date in sorted(expected)]
         try:
             lines = read_lines(spark, self.storage, paths, tags)
-            rows = lines.groupBy("run_id", "billing_date").agg(*_counted()).collect()
+            rows = lines.groupBy("run_id", "billing_date").agg(*_counts_and_sums()).collect()
         except PySparkException as error:
             if not path_is_absent(error):
                 raise
@@ -145,12 +145,12 @@ def sums_by_hour(lines: DataFrame) -> dict[int, dict[str, LineSums]]:
     """The count and sums of ledger lines by hour, in epoch seconds, and by reason (`original` has none)."""
     hour, reason = F.unix_seconds("period_start").alias("hour"), F.coalesce("reason", "entry").alias("reason")
     sums: dict[int, dict[str, LineSums]] = {}
-    for row in lines.groupBy(hour, reason).agg(*_counted()).orderBy("hour", "reason").collect():
+    for row in lines.groupBy(hour, reason).agg(*_counts_and_sums()).orderBy("hour", "reason").collect():
         sums.setdefault(row["hour"], {})[row["reason"]] = _sums_of(row)
     return sums
 
 
-def _counted() -> list[Column]:
+def _counts_and_sums() -> list[Column]:
     sums = [F.sum(F.col(name).cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS).alias(name) for name in ("requests", "tokens")]
     return [F.count(F.lit(1)).alias("lines"), *sums, F.sum("amount").cast(AMOUNT).alias("amount")]
 

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from spark_billing.core.hours import SECONDS_PER_HOUR, Period
-
-_SECONDS_PER_DAY = 24 * SECONDS_PER_HOUR
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, Period
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Scope:
         """As of an instant: an hour is open until `closed_after` hours after its end (None: never), and too old to
         adjust `adjust_within` days after it (None: never)."""
         open_from = None if closed_after is None else as_of - (closed_after + 1) * SECONDS_PER_HOUR + 1
-        old_until = None if adjust_within is None else as_of - adjust_within * _SECONDS_PER_DAY - SECONDS_PER_HOUR
+        old_until = None if adjust_within is None else as_of - adjust_within * SECONDS_PER_DAY - SECONDS_PER_HOUR
         return cls(with_usage, period, open_from, old_until)
 
     @property

@@ -58,7 +58,7 @@ def settle(
     number, closed = len(ledger.records) + 1, scope.closed
     step(spark, "read and verify the ledger")
     held = ledger.lines(spark, {date_label(hour) for hour in closed})
-    held_here = None if held is None else held.join(_hours(spark, closed), "period_start", "left_semi")
+    held_here = None if held is None else held.join(_frame_of_hours(spark, closed), "period_start", "left_semi")
     conflicts = None if metered.conflicts is None else conflicts_since(metered.conflicts, ledger.records)
     lines = lines_of_sums(metered.sums, prices)
     if scope.open_from is not None:
@@ -104,6 +104,6 @@ def _start() -> Column:
     return F.unix_seconds("period_start")
 
 
-def _hours(spark: SparkSession, hours: Iterable[int]) -> DataFrame:
+def _frame_of_hours(spark: SparkSession, hours: Iterable[int]) -> DataFrame:
     rows = literal_rows(spark, "hour bigint", ({"hour": hour} for hour in hours))
     return F.broadcast(rows.select(F.timestamp_seconds("hour").alias("period_start")))

@@ -26,7 +26,7 @@ from spark_billing.usage.mapping import map_columns, refuse_zoneless_times, usag
 
 # Off in the session of a stream before Spark 4.1, and of one with state since: a small bill would run in hundreds of
 # empty tasks
-_SETTINGS = {"spark.sql.adaptive.enabled": "true"}
+_STREAM_SETTINGS = {"spark.sql.adaptive.enabled": "true"}
 
 
 def bill_touched_hours(
@@ -82,13 +82,13 @@ def bill_touched_hours(
 
     def bill_batch(batch: DataFrame, batch_id: int) -> None:
         spark = batch.sparkSession  # of the stream: what is set in it is seen by nobody else
-        with settings(spark, _SETTINGS):
+        with settings(spark, _STREAM_SETTINGS):
             with usage_session(spark, call_time_zone):
                 calls, whole = (
                     map_columns(frame, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
                     for frame in (batch, read_usage(spark, usage, usage_format))
                 )
-                hours = _hours(calls)
+                hours = _hours_of_calls(calls)
                 if duplicates and hours:
                     hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
             for period in _periods(hours):
@@ -99,7 +99,7 @@ def bill_touched_hours(
     return bill_batch
 
 
-def _hours(calls: DataFrame) -> set[int]:
+def _hours_of_calls(calls: DataFrame) -> set[int]:
     """The UTC+8 hours of mapped calls, in epoch seconds."""
     hour = hour_of(F.unix_seconds("call_time")).alias("hour")
     rows = typed_calls(calls, ("call_time",)).select(hour).distinct().collect()
@@ -113,7 +113,7 @@ def _hours_of_copies(calls: DataFrame, around: DataFrame) -> set[int]:
     """The hours in which the usage has calls with the ids of these."""
     ids = typed_calls(calls, IDS).select(*IDS).filter(F.col("request_id") != "").distinct()
     copies = typed_calls(around, (*IDS, "call_time")).join(ids, list(IDS), "left_semi")
-    return _hours(copies)
+    return _hours_of_calls(copies)
 
 
 def _around(hours: set[int], usage: DataFrame, lookback_hours: int) -> DataFrame:

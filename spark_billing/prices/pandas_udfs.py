@@ -13,7 +13,7 @@ from pyspark.sql import Column, SparkSession
 from pyspark.sql.functions import pandas_udf  # type: ignore[attr-defined]
 from pyspark.sql.types import DataType, StructType
 
-_ZONE = "spark.sql.session.timeZone"
+_SESSION_ZONE = "spark.sql.session.timeZone"
 
 
 class PandasCallUdf:
@@ -25,7 +25,7 @@ class PandasCallUdf:
 
     def __call__(self, *columns: Any) -> Column:
         session = SparkSession.getActiveSession()
-        made: Column = self.with_zone(session.conf.get(_ZONE) if session else None)(*columns)
+        made: Column = self.with_zone(session.conf.get(_SESSION_ZONE) if session else None)(*columns)
         return made
 
     def with_zone(self, default_zone: Optional[str]) -> Any:
@@ -43,9 +43,9 @@ class PandasCallUdf:
                 priced = function(*calls, pa.Array.from_pandas(call_time))
             else:
                 context = TaskContext.get()
-                zone = (context and context.getLocalProperty(_ZONE)) or default_zone
+                zone = (context and context.getLocalProperty(_SESSION_ZONE)) or default_zone
                 # the hour that a zone passes twice in autumn: priced only if both readings say the same
-                priced, again = (function(*calls, _instants(call_time, zone, summer)) for summer in (True, False))
+                priced, again = (function(*calls, _of_wall_clock(call_time, zone, summer)) for summer in (True, False))
                 if not priced.equals(again):
                     same = [a == b for a, b in zip(priced.to_pylist(), again.to_pylist())]
                     priced = pa.array([v if ok else None for v, ok in zip(priced.to_pylist(), same)], priced.type)
@@ -64,7 +64,7 @@ def _series(values: pa.Array) -> pd.Series:
     return pd.Series(pd.arrays.ArrowExtensionArray(values))
 
 
-def _instants(wall_clock: pd.Series, zone: Optional[str], summer: bool) -> pa.Array:
+def _of_wall_clock(wall_clock: pd.Series, zone: Optional[str], summer: bool) -> pa.Array:
     if zone is None:
         return pa.nulls(len(wall_clock), pa.timestamp("us", tz="UTC"))
     known = wall_clock.dt.tz_localize(zone, ambiguous=np.full(len(wall_clock), summer), nonexistent="shift_forward")

@@ -88,8 +88,8 @@ def _price(row: dict[str, str], tokens_per_k: int, line: int) -> Price:
         )
     if high > MAX_TOKENS:
         raise ValueError(f"max_input_tokens is {high:,}; one request has at most {MAX_TOKENS:,}")
-    starts = _instant("effective_from", row.get("effective_from", ""))
-    ends = _instant("effective_to", row.get("effective_to", ""))
+    starts = _effective("effective_from", row.get("effective_from", ""))
+    ends = _effective("effective_to", row.get("effective_to", ""))
     if starts is not None and ends is not None and ends <= starts:
         raise ValueError(
             f"reversed period: effective_to {row['effective_to']} is not after effective_from {row['effective_from']}"
@@ -99,9 +99,9 @@ def _price(row: dict[str, str], tokens_per_k: int, line: int) -> Price:
         region=row["region"],
         min_input_tokens=low,
         max_input_tokens=high,
-        input_price_per_1k=_amount("input_price_per_1k", row["input_price_per_1k"]),
+        input_price_per_1k=_price_amount("input_price_per_1k", row["input_price_per_1k"]),
         output_price_per_1k=(
-            _amount("output_price_per_1k", row["output_price_per_1k"]) if row["output_price_per_1k"] else None
+            _price_amount("output_price_per_1k", row["output_price_per_1k"]) if row["output_price_per_1k"] else None
         ),
         currency=row["currency"],
         effective_from=starts,
@@ -134,7 +134,7 @@ def _label(tokens: int, tokens_per_k: int) -> str:
     return str(tokens)
 
 
-def _amount(column: str, text: str) -> Decimal:
+def _price_amount(column: str, text: str) -> Decimal:
     if text.startswith("-") and _PRICE.fullmatch(text[1:]):
         raise ValueError(f"{column} is {text}; a price is never negative")
     if not _PRICE.fullmatch(text):
@@ -146,7 +146,7 @@ def _amount(column: str, text: str) -> Decimal:
     return Decimal(f"{int(whole)}.{decimals}" if decimals else str(int(whole)))
 
 
-def _instant(column: str, text: str) -> Optional[datetime]:
+def _effective(column: str, text: str) -> Optional[datetime]:
     if not text:
         return None
     try:

@@ -15,13 +15,12 @@ from typing import Optional
 
 from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import FIRST_INSTANT_US, LAST_INSTANT_US
+from spark_billing.core.hours import EPOCH, FIRST_INSTANT_US, LAST_INSTANT_US
 from spark_billing.core.schemas import COST
 from spark_billing.prices.price import MAX_TOKENS, Price
 from spark_billing.prices.price_list import PriceList
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_FIRST, _LAST = (_EPOCH + timedelta(microseconds=us) for us in (FIRST_INSTANT_US, LAST_INSTANT_US))
+_FIRST, _LAST = (EPOCH + timedelta(microseconds=us) for us in (FIRST_INSTANT_US, LAST_INSTANT_US))
 _PARAMETERS = "model STRING, region STRING, input_tokens BIGINT, output_tokens BIGINT, call_time TIMESTAMP_LTZ"
 _COST_TYPE = COST.simpleString().upper()
 
@@ -61,13 +60,13 @@ def sql_function_ddl(prices: PriceList, *, namespace: Optional[str] = None, pref
     cost = f"CAST(CAST({pico} AS DECIMAL(18,0)) * 0.000000000001BD AS {_COST_TYPE})"
     return [
         _create(prices, namespace, f"{prefix}model_call_cost", _COST_TYPE, cost),
-        _create(prices, namespace, f"{prefix}model_call_tier", "STRING", _case(prices, lambda p: _text(p.tier))),
+        _create(prices, namespace, f"{prefix}model_call_tier", "STRING", _case(prices, lambda p: _sql_text(p.tier))),
     ]
 
 
 def sql_in(name: str, texts: Iterable[str]) -> str:
     """SQL that says whether a column is one of some texts; null for null."""
-    listed = _texts(texts)
+    listed = _sql_list(texts)
     return f"{name} IN ({listed})" if listed else "false"
 
 
@@ -85,13 +84,13 @@ def _create(prices: PriceList, namespace: Optional[str], name: str, returns: str
 
 def _case(prices: PriceList, value: Callable[[Price], str]) -> str:
     """The value of the price of a call, null if it has none: comparisons with a null argument are never true."""
-    readable = f"call_time BETWEEN {_instant(_FIRST)} AND {_instant(_LAST)}"
+    readable = f"call_time BETWEEN {_sql_instant(_FIRST)} AND {_sql_instant(_LAST)}"
     output = f"output_tokens BETWEEN 0 AND {MAX_TOKENS}"
     free = prices.models_without_output_price
     if free:
         output = f"({output} OR output_tokens IS NULL AND {sql_in('model', free)})"
     rows = [
-        f"  WHEN model = {_text(model)} AND region IN ({_texts(regions)}) THEN CASE\n    "
+        f"  WHEN model = {_sql_text(model)} AND region IN ({_sql_list(regions)}) THEN CASE\n    "
         + "\n    ".join(tiers)
         + "\n  END"
         for model in prices.models
@@ -116,9 +115,9 @@ def _applies(price: Price) -> str:
     """Bounds are open below and closed above, periods the other way round."""
     conditions = [f"input_tokens > {price.min_input_tokens} AND input_tokens <= {price.max_input_tokens}"]
     if price.effective_from is not None:
-        conditions.append(f"call_time >= {_instant(price.effective_from)}")
+        conditions.append(f"call_time >= {_sql_instant(price.effective_from)}")
     if price.effective_to is not None:
-        conditions.append(f"call_time < {_instant(price.effective_to)}")
+        conditions.append(f"call_time < {_sql_instant(price.effective_to)}")
     return " AND ".join(conditions)
 
 
@@ -128,14 +127,14 @@ def _pico(price: Price) -> str:
     return cost if price.output_pico_per_token is None else f"{cost} + output_tokens * {price.output_pico_per_token}"
 
 
-def _instant(at: datetime) -> str:
+def _sql_instant(at: datetime) -> str:
     return f"TIMESTAMP_LTZ '{at.astimezone(timezone.utc).isoformat()}'"
 
 
-def _texts(names: Iterable[str]) -> str:
-    return ", ".join(_text(name) for name in names)
+def _sql_list(names: Iterable[str]) -> str:
+    return ", ".join(_sql_text(name) for name in names)
 
 
-def _text(name: str) -> str:
+def _sql_text(name: str) -> str:
     """A name from the price list as SQL that is that text under every setting of the parser."""
     return f"'{name}'" if _PLAIN.fullmatch(name) else f"CAST(X'{name.encode('utf-8').hex()}' AS STRING)"

@@ -145,7 +145,7 @@ def _locate(
         input_counts,
         output_counts,
         output_tokens.is_null().to_numpy(zero_copy_only=False),
-        _instants(call_time),
+        _instants_of(call_time),
     )
     return row, input_counts, output_counts
 
@@ -181,7 +181,7 @@ def _whole_text(value: object) -> int:
     return number if abs(number) < 2**63 else INVALID
 
 
-def _instants(values: pa.Array) -> IntArray:
+def _instants_of(values: pa.Array) -> IntArray:
     """Instants as microseconds since 1970-01-01T00:00Z, NO_INSTANT where there is none."""
     if pa.types.is_timestamp(values.type) and values.type.tz is not None:
         micros: IntArray = _filled(values.cast(pa.timestamp("us", tz=values.type.tz)).cast(pa.int64()), NO_INSTANT)

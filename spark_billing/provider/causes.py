@@ -16,7 +16,7 @@ from pyspark.sql.types import StructType
 
 from spark_billing.core.columns import GRAINS, billing_date, literal_rows
 from spark_billing.core.errors import ProviderBillError
-from spark_billing.core.hours import SECONDS_PER_HOUR
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR
 from spark_billing.core.money import plain_units
 from spark_billing.core.published import AMOUNT_DECIMALS, CENT
 from spark_billing.core.schemas import AMOUNT, COST, TOKENS
@@ -176,7 +176,7 @@ def _moved_in_time(cells: DataFrame, dimensions: Sequence[str], grain: str, has_
     cells = cells.withColumns({"candidate": candidate, "moved_by": moved_by})
     day = billing_date(F.col("start"))
     number = F.year(day) * 12 + F.month(day) if grain == "month" else F.col("start")
-    step = {"hour": SECONDS_PER_HOUR, "day": 24 * SECONDS_PER_HOUR, "month": 1}[grain]
+    step = {"hour": SECONDS_PER_HOUR, "day": SECONDS_PER_DAY, "month": 1}[grain]
     series = Window.partitionBy("candidate", *dimensions).orderBy("start")
     cells = cells.withColumn("island", number - F.row_number().over(series) * step)
     whole = Window.partitionBy("candidate", *dimensions, "island")

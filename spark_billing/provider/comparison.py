@@ -60,9 +60,9 @@ class Reconciliation:
         return cls(text_of(what, found, "currency"), ours, provider, difference, causes)
 
 
-_SHOWN = 10  # differences in the printed summary
+_SHOWN_DIFFERENCES = 10  # differences in the printed summary
 
-_ORDER = ("period_start", *DIMENSIONS, "cause")
+_DIFFERENCE_ORDER = ("period_start", *DIMENSIONS, "cause")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, gra
             f"the differences add up to {money(explained)}, but the totals differ by {money(total)}; "
             "this is a mistake in spark_billing"
         )
-    largest = differences.orderBy(F.abs("difference").desc(), *_ORDER).limit(_SHOWN)
+    largest = differences.orderBy(F.abs("difference").desc(), *_DIFFERENCE_ORDER).limit(_SHOWN_DIFFERENCES)
     shown = largest.withColumn("hour", F.unix_seconds("period_start")).collect()
     dimensions = [name for name in DIMENSIONS if name in provider.columns]
     amounts = (ours["amount"], theirs["amount"], theirs["discount"], theirs["vouchers"])

@@ -61,7 +61,7 @@ def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str
         raise ProviderBillError(f"the provider's bill {path!r} has no row")
     _require_each_page_once(path, pages)
     schema = ", ".join("`" + name.replace("`", "``") + "` string" for name in names)
-    return spark.createDataFrame([tuple(_text(row.get(name)) for name in names) for row in rows], schema)
+    return spark.createDataFrame([tuple(_cell_text(row.get(name)) for name in names) for row in rows], schema)
 
 
 def _documents(path: str, text: str) -> Iterator[Any]:
@@ -126,11 +126,11 @@ def _require_each_page_once(path: str, pages: Sequence[_Page]) -> None:
         of_whom = (str(page.data.get("BillingCycle")), str(page.data.get("AccountID")))
         cycles.setdefault(of_whom, []).append(page)
     for (cycle, _), of_cycle in cycles.items():
-        whole = _counted(of_cycle)
+        whole = _counted_rows(of_cycle)
         if whole is not None and whole[0] == whole[1]:
             continue
         for query in _queries(of_cycle):
-            counted = _counted(query)
+            counted = _counted_rows(query)
             if counted is not None and counted[0] != counted[1]:
                 day = query[0].rows[0].get("BillingDate") if query[0].rows else None
                 of = printable(str(day or cycle))
@@ -153,14 +153,14 @@ def _queries(pages: Sequence[_Page]) -> list[list[_Page]]:
     return list(days.values()) or [list(pages)]
 
 
-def _counted(pages: Sequence[_Page]) -> Optional[tuple[int, int]]:
+def _counted_rows(pages: Sequence[_Page]) -> Optional[tuple[int, int]]:
     """How many rows pages say that there are, and how many they have; None if they do not all say the same."""
     totals = {page.total for page in pages}
     total = totals.pop()
     return None if totals or total is None else (total, sum(len(page.rows) for page in pages))
 
 
-def _text(value: Any) -> Optional[str]:
+def _cell_text(value: Any) -> Optional[str]:
     if value is None or isinstance(value, str):
         return value
     return f"{value:f}" if isinstance(value, Decimal) else json.dumps(value, default=str)

@@ -111,7 +111,7 @@ class BillMapping:
         for name, expression in columns.items():
             require(isinstance(expression, str) and expression.strip() != "", f"columns: {name} is no text")
         ignored = given.get("ignore_items", [])
-        require(_texts(ignored), "ignore_items is no list of item codes")
+        require(_are_texts(ignored), "ignore_items is no list of item codes")
         if any(name in columns for name in ITEM):
             require(not items, "the columns give model, token_type or tier, and so do items; leave one of them out")
             if not ignored:
@@ -127,7 +127,7 @@ class BillMapping:
             )
         require("item" in columns or not ignored, "columns: item is missing: the column with the codes of ignore_items")
         without = given.get("without", [])
-        require(_texts(without) and set(without) <= set(DIMENSIONS), f"without may name {', '.join(DIMENSIONS)}")
+        require(_are_texts(without) and set(without) <= set(DIMENSIONS), f"without may name {', '.join(DIMENSIONS)}")
         for name in without:
             columns.pop(name, None)
             items = {code: {k: v for k, v in item.items() if k != name} for code, item in items.items()}
@@ -139,7 +139,7 @@ class BillMapping:
             require(whole and 1 <= tokens <= 10**9 and str(tokens).strip("0") == "1",
                      f"{name} is {tokens!r} tokens; needed is 1, 10, 100, ...")  # fmt: skip
         for name in ("workspaces", "regions"):
-            require(_texts(given.get(name, {}).values()), f"{name} must give a text for each id")
+            require(_are_texts(given.get(name, {}).values()), f"{name} must give a text for each id")
         regions = {name: region for region, name in published_region_names().items()}
         return cls(grain, layout, columns, items, ignored, units, price_per, given.get("workspaces", {}),
                    {**regions, **given.get("regions", {})})  # fmt: skip
@@ -162,7 +162,7 @@ def _toml(text: str) -> Any:
 def _items(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for code, item in given.items():
-        require(isinstance(item, Mapping) and _texts(item.values()), f"items: {code!r} is no table of texts")
+        require(isinstance(item, Mapping) and _are_texts(item.values()), f"items: {code!r} is no table of texts")
         _require_known(f"key of the item {code!r}", item, ITEM)
         kind = item.get("token_type", "input")
         require(kind in ("input", "output"), f"items: the token_type of {code!r} is {kind!r}, not input or output")
@@ -172,7 +172,7 @@ def _items(given: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _texts(values: Any) -> bool:
+def _are_texts(values: Any) -> bool:
     several = isinstance(values, Iterable) and not isinstance(values, (str, Mapping))
     return several and all(isinstance(value, str) and value for value in values)
 

@@ -23,7 +23,7 @@ from pyspark.sql.types import (
 
 from spark_billing.core.columns import period_end, period_start
 from spark_billing.core.errors import ProviderBillError
-from spark_billing.core.hours import INSTANT_TEXT, SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.hours import INSTANT_TEXT, SECONDS_PER_DAY, UTC8_SECONDS
 from spark_billing.core.schemas import AMOUNT, PRICE
 from spark_billing.core.text import printable
 from spark_billing.provider.mapping import ITEM, LAYOUTS, BillMapping
@@ -64,7 +64,7 @@ def provider_bill(bill: DataFrame, mapping: BillMapping) -> DataFrame:
     +------------+---------+------+------+--------------+
     """
     raw, types = _raw(bill, mapping)
-    seconds = _period(F.col("period"), types["period"], mapping.grain)
+    seconds = _period_seconds(F.col("period"), types["period"], mapping.grain)
     start = F.timestamp_seconds(period_start(seconds, mapping.grain))
     end = F.timestamp_seconds(period_end(seconds, mapping.grain))
     numbers = {n: _number(n, types[n]) for n in ("quantity", "price", "amount", "discount", "vouchers") if n in types}
@@ -156,12 +156,12 @@ def _translated(text: Column, known: Mapping[str, str], otherwise: Optional[Colu
     return found if otherwise is None else F.coalesce(found, otherwise)
 
 
-def _period(column: Column, dtype: DataType, grain: str) -> Column:
+def _period_seconds(column: Column, dtype: DataType, grain: str) -> Column:
     """Epoch seconds of the start of a period as the bill writes it; null if it is none, or coarser than the grain."""
     if isinstance(dtype, TimestampType):
         return F.unix_seconds(column)
     if isinstance(dtype, DateType):
-        day = F.unix_date(column).cast("bigint") * F.lit(24 * SECONDS_PER_HOUR) - F.lit(UTC8_SECONDS)
+        day = F.unix_date(column).cast("bigint") * F.lit(SECONDS_PER_DAY) - F.lit(UTC8_SECONDS)
         return F.lit(None).cast("bigint") if grain == "hour" else day
     text = column.cast("string")
     local = (

@@ -17,6 +17,8 @@ from spark_billing.core.money import add
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
 from spark_billing.ledger.difference import ORIGINAL
 
+WHOLE_KINDS = ("entry", "hour", "currency")  # lists of a statement or report that are never cut
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -61,15 +63,15 @@ def breakdown(
     each = F.array(
         *(F.struct(F.lit(kind).alias("kind"), name.cast("string").alias("name")) for kind, name in kinds.items())
     )
-    parts = lines.select(F.explode(each).alias("part"), *_measures()).select("part.*", *_MEASURES)
-    summed = parts.groupBy("kind", "name").agg(*_sums())
+    parts = lines.select(F.explode(each).alias("part"), *_measures()).select("part.*", *_SUMMED)
+    summed = parts.groupBy("kind", "name").agg(*_added_up())
     order = (F.col("amount").desc(), F.col("name").asc_nulls_last())
     ranked = summed.withColumn("rank", F.row_number().over(Window.partitionBy("kind").orderBy(*order)))
     shown = (F.col("rank") <= top) | F.col("kind").isin(*whole)
     rows = (
         ranked.withColumns({name: F.when(shown, F.col(name)) for name in ("rank", "name")})
         .groupBy("kind", "rank", "name")
-        .agg(*_sums(), F.count(F.lit(1)).alias("others"))
+        .agg(*_added_up(), F.count(F.lit(1)).alias("others"))
         .orderBy("kind", F.col("rank").asc_nulls_last())
         .collect()
     )
@@ -98,11 +100,11 @@ def prove(total: Sums, parts: Mapping[str, Sequence[Part]]) -> None:
 
 def sums_by(lines: DataFrame, *by: str) -> DataFrame:
     """What ledger lines come to by some of their columns: the fields of `Sums`, and `amount`."""
-    return lines.select(*by, *_measures()).groupBy(*by).agg(*_sums())
+    return lines.select(*by, *_measures()).groupBy(*by).agg(*_added_up())
 
 
 _NAMES = tuple(field.name for field in fields(Sums))
-_MEASURES = (*_NAMES, "amount")
+_SUMMED = (*_NAMES, "amount")
 
 
 def _measures() -> Iterator[Column]:
@@ -117,8 +119,8 @@ def _measures() -> Iterator[Column]:
     yield F.col("amount")
 
 
-def _sums() -> Iterator[Column]:
+def _added_up() -> Iterator[Column]:
     for name in _NAMES[:3]:
         yield F.sum(name).cast(TOTAL_TOKENS).alias(name)
-    for name in _MEASURES[3:]:
+    for name in _SUMMED[3:]:
         yield F.sum(name).cast(AMOUNT).alias(name)

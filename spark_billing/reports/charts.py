@@ -20,7 +20,7 @@ from spark_billing.core.text import printable
 # In the drawing a colour stands for the page's colour of that name, which follows light, dark and paper
 _COLOURS = {"#0000a1": "ink", "#0000a2": "muted", "#0000a3": "line", "#0000a4": "accent", "#0000a5": "band"}
 _INK, _MUTED, _LINE, _ACCENT, _BAND = _COLOURS
-_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "spark_billing", "path.simplify": False, "font.size": 11}
+_SVG_SETTINGS = {"svg.fonttype": "none", "svg.hashsalt": "spark_billing", "path.simplify": False, "font.size": 11}
 _FRACTION = re.compile(r"[0-9]+\.[0-9]+")  # of a point, of which a tenth is finer than any screen
 _FORMS = {"wide": (880, 10), "narrow": (340, 4)}  # width in points, and how many labels fit below
 
@@ -113,7 +113,7 @@ def _svg(what: str, draw: Draw, width: int, height: int, fitting: int, margins: 
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):  # for this chart alone, whatever a notebook has set
+    with matplotlib.rc_context(_SVG_SETTINGS):  # for this chart alone, whatever a notebook has set
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
         figure.patch.set_visible(False)

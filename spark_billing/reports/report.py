@@ -12,18 +12,17 @@ from pyspark.sql import functions as F
 
 from spark_billing.core.columns import quoted, tag_column, tag_columns
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
 from spark_billing.core.storage import Folder, path_is_absent
 from spark_billing.estimates.expected import Expected
 from spark_billing.ledger.difference import ORIGINAL
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.ledger.records import Ledger
 from spark_billing.provider.comparison import Reconciliation
-from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, total_of
+from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, total_of
 from spark_billing.usage.reasons import REJECT_REASONS
 
 _MOST_DAYS = 1_100  # three years
-_WHOLE = ("entry", "hour", "currency")  # lists that are never cut
 _REJECTED = "reject_reason string, billing_date date, billing_hour int"
 
 
@@ -78,7 +77,7 @@ def read_report(
         if not hours:
             raise UsageError(f"the ledger in {output} has no line; there is nothing to report")
         period = Period(hours[0], hours[-1] + SECONDS_PER_HOUR)
-        if period.end - period.start > _MOST_DAYS * 24 * SECONDS_PER_HOUR:  # one call with a date of nonsense is enough
+        if period.end - period.start > _MOST_DAYS * SECONDS_PER_DAY:  # one call with a date of nonsense is enough
             raise UsageError(
                 f"the ledger in {output} has lines from {hour_label(hours[0])} to {hour_label(hours[-1])}, more than "
                 f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which period",
@@ -96,7 +95,7 @@ def read_report(
     prove(total, parts)
     of_hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
     del parts["currency"]
-    rejected, without_time = _rejected(spark, output, period)
+    rejected, without_time = _rejected_rows(spark, output, period)
     last = (ledger.last.run, ledger.last.committed_at)
     found = (total, parts, dict(sorted(of_hours.items())), rejected, without_time, *last)
     return Report(period, currency, *found, estimate, reconciliation)
@@ -108,10 +107,10 @@ def _parts(lines: DataFrame, top: int) -> dict[str, list[Part]]:
     kinds = {kind: F.col(column) for kind, column in columns.items()}
     kinds["entry"] = F.coalesce("reason", "entry")
     kinds.update({"hour": F.unix_seconds("period_start"), "currency": F.col("currency")})
-    return breakdown(lines, kinds, top=top, whole=_WHOLE)
+    return breakdown(lines, kinds, top=top, whole=WHOLE_KINDS)
 
 
-def _rejected(spark: SparkSession, output: str, period: Period) -> tuple[dict[str, int], dict[str, int]]:
+def _rejected_rows(spark: SparkSession, output: str, period: Period) -> tuple[dict[str, int], dict[str, int]]:
     """The rejected rows as the last run on each hour has left them, by reason: of the period's hours, and of none."""
     folder = Folder(spark, output).path("rejected")
     hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")

@@ -18,7 +18,7 @@ from spark_billing.reports.report import Report
 _HOURS = 31 * 24  # in the chart by hour: more would be thinner than a line
 _HOURS_BY_NAME = 3 * 24
 _DEAREST_HOURS = 5
-_TITLES = {
+_LIST_TITLES = {
     "workspace": "The most expensive workspaces",
     "model": "Models",
     "region": "Regions",
@@ -41,7 +41,7 @@ def report_html(report: Report) -> Iterator[str]:
     yield from pages.section("By hour", _by_hour(report))
     for kind, parts in report.parts.items():
         if kind != "entry":
-            title = _TITLES.get(kind) or f"Tag {printable(kind.partition(' ')[2])}"
+            title = _LIST_TITLES.get(kind) or f"Tag {printable(kind.partition(' ')[2])}"
             yield from pages.section(title, _by_kind(report, kind, parts))
     yield from pages.section("Adjustments", _adjustments(report))
     yield from pages.section("Rejected rows", _rejected(report))

@@ -53,7 +53,7 @@ def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[st
         ("Most expensive hours (UTC+8)", [(hour_label(int(row["name"])), row) for row in outcome.dearest_hours]),
     ):
         if dearest:
-            text += [*table([(title, *headings), *((name, *_sums(row)) for name, row in dearest)]), ""]
+            text += [*table([(title, *headings), *((name, *_bill_cells(row)) for name, row in dearest)]), ""]
     if not dry:
         folders = [("bill lines", "bill_lines"), ("bills", "bills")]
         folders += [("rejected rows", "rejected")] if totals.rows["rejected"] else []
@@ -94,7 +94,10 @@ def _added(outcome: Outcome, dry: bool) -> Iterator[str]:
         yield from table(list(_by_reason(f"{'Would be added' if dry else 'Added'} to the ledger", reasons, currency)))
     if outcome.lowered:
         headings = ("calls", "input tokens", "output tokens", currency)
-        rows = [(f"{printable(row['workspace_id'])} {hour_label(row['hour'])}", *_sums(row)) for row in outcome.lowered]
+        rows = [
+            (f"{printable(row['workspace_id'])} {hour_label(row['hour'])}", *_bill_cells(row))
+            for row in outcome.lowered
+        ]
         refused = dry and not record.arguments.get("allow_retractions")
         leave = ", which needs --allow-retractions unless a conflict explains it" if refused else ""
         yield ""
@@ -118,6 +121,6 @@ def _by_reason(title: str, reasons: Mapping[str, LineSums], currency: str) -> It
         yield (f"  {reason}", f"{sums.lines:,}", money(sums.amount))
 
 
-def _sums(row: Any) -> Sequence[str]:
+def _bill_cells(row: Any) -> Sequence[str]:
     counts = [f"{row[name] or 0:,}" for name in ("requests", "input_tokens", "output_tokens")]
     return [*counts, money(row["amount"] or Decimal(0))]

@@ -18,12 +18,11 @@ from spark_billing.core.money import EXACT, money
 from spark_billing.core.published import CENT, SETTLED_AFTER
 from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.text import printable, table
-from spark_billing.reports.breakdown import Part, Sums, breakdown, prove, sums_by, total_of
+from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, sums_by, total_of
 
 FINAL, OPEN = "final", "open"
 HEADS = ("calls", "input tokens", "output tokens", "original", "adjustments")
 _SHOWN_RANGES = 20  # of hours without usage, in text and HTML
-_WHOLE = ("entry", "hour", "currency")  # lists that are never cut
 _TITLES = {"workspace": "By workspace", "model": "By model", "entry": "By why it was added"}
 
 
@@ -172,7 +171,7 @@ def monthly_statement(
     tags = {f"tag {tag[len(tag_column('')) :]}": F.col(quoted(tag)) for tag in tag_columns(lines)}
     kinds = {"workspace": F.col("workspace_id"), "model": F.col("model"), **tags}
     kinds["entry"] = F.coalesce("reason", "entry")
-    parts = breakdown(lines, {**kinds, "hour": hour, "currency": F.col("currency")}, top=top, whole=_WHOLE)
+    parts = breakdown(lines, {**kinds, "hour": hour, "currency": F.col("currency")}, top=top, whole=WHOLE_KINDS)
     currency = one_currency(parts.pop("currency"), f"the ledger has no line of {month} (UTC+8); there is no statement")
     hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
     total = total_of(parts["entry"])

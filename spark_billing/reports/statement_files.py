@@ -33,11 +33,11 @@ def statement_csv(statement: Statement) -> Iterator[str]:
     No value is changed: a spreadsheet that takes a workspace named `=1+1` for a formula must be told that it is text.
     """
     names = (*_BEFORE_TAGS, *tag_columns(statement.charges), *_AFTER_TAGS)
-    yield _row(names)
+    yield _csv_row(names)
 
     def row(kind: str, **values: object) -> str:
         values = {"kind": kind, "month": statement.month, "currency": statement.currency, **values}
-        return _row(_plain(values.get(name)) for name in names)
+        return _csv_row(_plain(values.get(name)) for name in names)
 
     def hours(start: int, end: int) -> dict[str, str]:
         return {"period_start": hour_label(start), "period_end": hour_label(end)}
@@ -52,11 +52,11 @@ def statement_csv(statement: Statement) -> Iterator[str]:
             "meanwhile? Run it again."
         )
     for hour, sums in statement.hours.items():
-        yield row("hour", **hours(hour, hour + SECONDS_PER_HOUR), state=statement.state(hour), **_counts(sums))
+        yield row("hour", **hours(hour, hour + SECONDS_PER_HOUR), state=statement.state(hour), **_count_cells(sums))
     for start, end in statement.without_usage():
         yield row("no_usage", **hours(start, end), state=statement.state(start), requests=0)
     whole = hours(statement.period.start, statement.period.end)
-    yield row("total", **whole, **_counts(statement.total))
+    yield row("total", **whole, **_count_cells(statement.total))
     yield row("total_rounded_down", **whole, amount=statement.rounded)
 
 
@@ -83,7 +83,7 @@ def statement_html(statement: Statement) -> Iterator[str]:
     yield from pages.foot("Every list adds up to the exact total, to the last digit.")
 
 
-def _counts(sums: Sums) -> dict[str, object]:
+def _count_cells(sums: Sums) -> dict[str, object]:
     names = ("requests", "input_tokens", "output_tokens", "amount")
     return {name: getattr(sums, name) for name in names}
 
@@ -94,7 +94,7 @@ def _plain(value: object) -> Optional[str]:
     return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
-def _row(values: Iterable[Optional[str]]) -> str:
+def _csv_row(values: Iterable[Optional[str]]) -> str:
     """Null is nothing, empty text is two quotes, and blanks at the ends of a value are the value's."""
     return ",".join("" if value is None else _quoted(value) if _TO_QUOTE.search(value) else value for value in values)
 

@@ -81,7 +81,7 @@ def usage_field(usage: DataFrame, name: str) -> Optional[StructField]:
 
 def readable_instant(call_time: Column) -> Column:
     """Whether an instant lies within the years that can be billed (1 to 9999)."""
-    return (call_time >= _instant(FIRST_INSTANT_US)) & (call_time <= _instant(LAST_INSTANT_US))
+    return (call_time >= _instant_at(FIRST_INSTANT_US)) & (call_time <= _instant_at(LAST_INSTANT_US))
 
 
 def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) -> Column:
@@ -89,12 +89,12 @@ def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) ->
     rejected in every period, never lost). Comparisons of a bare timestamp column, so that the scan can skip files."""
     if not isinstance(dtype, TimestampType):
         call_time = _call_time(call_time, dtype)
-    within = (call_time >= _instant(start_us)) & (call_time < _instant(end_us))
-    unreadable = (call_time < _instant(FIRST_INSTANT_US)) | (call_time > _instant(LAST_INSTANT_US))
+    within = (call_time >= _instant_at(start_us)) & (call_time < _instant_at(end_us))
+    unreadable = (call_time < _instant_at(FIRST_INSTANT_US)) | (call_time > _instant_at(LAST_INSTANT_US))
     return within | unreadable | call_time.isNull()
 
 
-def _instant(micros: int) -> Column:
+def _instant_at(micros: int) -> Column:
     return F.timestamp_micros(F.lit(micros))
 
 
@@ -114,7 +114,7 @@ def _type_problem(name: str, field: StructField) -> Optional[str]:
     return f"{name} is {field.dataType.simpleString()}, but {hint}"
 
 
-def _text(column: Column, dtype: DataType) -> Column:
+def _as_text(column: Column, dtype: DataType) -> Column:
     return column.cast(StringType())  # also of a column with a collation, under which other ids would be the same
 
 
@@ -156,7 +156,7 @@ def is_count(tokens: Column) -> Column:
 
 
 _TYPED: dict[str, Callable[[Column, DataType], Column]] = {
-    **{field.name: _text for field in USAGE.fields},
+    **{field.name: _as_text for field in USAGE.fields},
     "call_time": _call_time,
     "input_tokens": _whole_number,
     "output_tokens": _whole_number,
