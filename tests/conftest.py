@@ -106,7 +106,10 @@ def ansi(request, spark):
         yield request.param
 
 
-@pytest.fixture(params=["UTC", "Asia/Kolkata", "America/New_York"])
+OTHER_ZONES = [pytest.param(zone, marks=pytest.mark.campaign) for zone in ("UTC", "America/New_York")]
+
+
+@pytest.fixture(params=["Asia/Kolkata", *OTHER_ZONES])
 def session_zone(request, spark):
     with setting(spark, "spark.sql.session.timeZone", request.param):
         yield request.param

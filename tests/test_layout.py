@@ -115,6 +115,7 @@ def test_importing_starts_nothing_and_changes_nothing():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 @pytest.mark.own_spark
 def test_the_default_path_needs_neither_numpy_nor_pandas_nor_pyarrow(tmp_path):

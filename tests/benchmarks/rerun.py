@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from spark_billing import PriceList
-from spark_billing.commands.hourly_bill import bill
 from spark_billing.core.session import local_session
+from spark_billing.ledger.billing import bill_table
 from tests.benchmarks.bills import FLOOR, Contest, run
 from tests.benchmarks.generate import generated
 from tests.benchmarks.one_machine import CORES
@@ -46,7 +46,7 @@ def main() -> int:
         options: dict[str, Any] = {"pricing": "native", "group_by_tags": [], "detail": False, "allow_retractions": True}
         start = time.perf_counter()
         given = {"usage": path, "output": output, "duplicates": not arguments.no_dedup, **options}
-        outcome = bill(spark, lists[tokens_per_k], **given)
+        outcome = bill_table(spark, lists[tokens_per_k], **given)
         seconds = time.perf_counter() - start
         if outcome.record["totals"]["rows"]["billed"] != arguments.rows:
             raise SystemExit(f"billed {outcome.record['totals']['rows']}")

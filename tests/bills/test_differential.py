@@ -64,7 +64,7 @@ def amounts(lines):
     }
 
 
-@pytest.mark.parametrize(("currency", "k"), [("USD", 1000), ("CNY", 1024)])
+@pytest.mark.parametrize(("currency", "k"), [("USD", 1000), pytest.param("CNY", 1024, marks=pytest.mark.campaign)])
 def test_twenty_thousand_hostile_calls(spark, ansi, session_zone, currency, k):
     from spark_billing import PriceList
 
@@ -104,6 +104,7 @@ def test_twenty_thousand_hostile_calls(spark, ansi, session_zone, currency, k):
     usage.unpersist()
 
 
+@pytest.mark.campaign
 def test_a_million_calls(spark, usd, tmp_path):
     """The bill of a million generated calls, against the oracle call by call."""
     n = 1_000_000

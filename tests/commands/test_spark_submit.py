@@ -18,7 +18,7 @@ import pytest
 from spark_billing.core.session import ensure_java
 from tests.conftest import site_without
 
-pytestmark = [pytest.mark.classic, pytest.mark.own_spark]
+pytestmark = [pytest.mark.classic, pytest.mark.own_spark, pytest.mark.campaign]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SPARK = Path(pyspark.__file__).parent
@@ -46,7 +46,7 @@ def wait_for(port, process, seconds=60):
 
 @pytest.fixture(scope="module")
 def package_zip(tmp_path_factory):
-    """The zip of the README: a wheel, renamed."""
+    """The zip of the manual: a wheel, renamed."""
     out = tmp_path_factory.mktemp("dist")
     shutil.copytree(ROOT / "spark_billing", out / "src" / "spark_billing", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md"):

@@ -45,12 +45,14 @@ def is_in(shown, text):
             assert line.rstrip() in text, line
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 def test_the_commands_print_what_the_manual_shows(printed):
     for block in SHOWN:
         is_in(block.text, printed[max(line for line in printed if line < block.line)])
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 def test_the_demo_prints_what_the_readme_shows(printed):
     for block in OF_README:
@@ -90,6 +92,7 @@ def test_the_request_that_starts_a_job():
     assert (ROOT / uploaded[submit["entryPoint"]]).is_file()
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 def test_the_table_of_late_usage(spark, write, bill, tmp_path):
     """Each row of the table, played: what the run adds, why, and what is owed then."""

@@ -420,6 +420,7 @@ def test_mistakes_are_one_line(spark, reviews, capsys):
     assert "--output-tokens" in capsys.readouterr().err
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 @pytest.mark.own_spark
 def test_the_ratios_need_neither_numpy_nor_pandas_nor_pyarrow(tmp_path, reviews):

@@ -59,6 +59,7 @@ def test_tables_by_name(spark, write, run, capsys):
     assert "Owed: 0.00010616 USD" in capsys.readouterr().out
 
 
+@pytest.mark.campaign
 def test_a_run_that_died_before_the_catalog_is_caught_up(spark, write, run, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(CatalogTables, "sync", lambda self: (_ for _ in ()).throw(KeyboardInterrupt()))
@@ -86,6 +87,7 @@ def test_a_dry_run_makes_no_table(spark, write, run):
     assert spark.sql(f"SHOW TABLES IN {NAMESPACE}").count() == 0
 
 
+@pytest.mark.campaign
 def test_what_is_refused(spark, write, run, capsys):
     usage = write([call(1)])
     spark.sql(f"CREATE TABLE {NAMESPACE}.bills (workspace_id string, amount double) USING parquet")

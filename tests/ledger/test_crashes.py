@@ -35,7 +35,7 @@ from tests.bills.test_differential import hostile_calls
 from tests.conftest import HOUR, call, usage_frame
 from tests.oracle import COMMERCIAL_START
 
-pytestmark = pytest.mark.classic
+pytestmark = [pytest.mark.classic, pytest.mark.campaign]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FULL = os.environ.get("SPARK_BILLING_FULL") == "1"

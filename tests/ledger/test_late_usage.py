@@ -102,6 +102,7 @@ def test_taking_money_back_needs_leave(spark, write, bill, tmp_path):
     assert added(path, 4) == {"late_usage": (2, ONE)}
 
 
+@pytest.mark.campaign
 def test_a_usage_table_without_the_hours_billed_before(write, bill, tmp_path):
     assert bill(write([call(1), call(2, COMMERCIAL_START + HOUR)]))[0] == 0
     code, out, _ = bill(write([call(3, COMMERCIAL_START + 2 * HOUR)], "next"))
@@ -201,6 +202,7 @@ def test_an_earlier_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
     assert [r["reject_reason"] for r in rows(spark, path, "rejected", "request_id")] == ["conflicting_request"]
 
 
+@pytest.mark.campaign
 def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_path):
     """Only conflicts that are new since the last run explain why a bill becomes lower."""
     path = tmp_path / "out"
@@ -220,6 +222,7 @@ def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_pa
     assert added(path, 3)["conflict"] == (2, -ONE)
 
 
+@pytest.mark.campaign
 def test_a_copy_in_an_hour_that_is_not_billed_takes_no_bill_away(spark, write, bill, tmp_path):
     """Else the call would be in no bill: rejected here, and not billed there."""
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR
@@ -244,6 +247,7 @@ def test_a_copy_in_an_hour_that_is_not_billed_takes_no_bill_away(spark, write, b
         assert owed == [(2, 1, 250), (5, 1, 260)]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("order", [(2, 5), (5, 2)])
 def test_which_copy_is_billed_does_not_depend_on_the_period(spark, write, bill, tmp_path, order):
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR + timedelta(minutes=59)
@@ -280,6 +284,7 @@ def test_tags_that_come_later(spark, write, bill, tmp_path):
     assert [b["requests"] for b in rows(spark, tmp_path / "out", "bills")] == [3]
 
 
+@pytest.mark.campaign
 def test_a_tag_that_differs_by_case_alone(write, bill, tmp_path):
     """Spark could not read a ledger with both."""
     usage = write([call(1, tags={"team": "a"})], tags=True)
@@ -289,6 +294,7 @@ def test_a_tag_that_differs_by_case_alone(write, bill, tmp_path):
     assert bill(usage, "--group-by-tag", "Team")[0] == 0
 
 
+@pytest.mark.campaign
 def test_the_decimal_precision_of_a_notebook_changes_no_sum(write, bill, tmp_path):
     """Of hours of 0.01 and 0.00005308, in a process whose decimals have three digits."""
     usage = write([call(1), call(2, COMMERCIAL_START + HOUR, input_tokens=72_464, output_tokens=0)])
@@ -321,9 +327,9 @@ def double_lines(path):
     ("damage", "words"),
     [
         (damage_lines, "is not what its run wrote"),
-        (double_lines, "is not what its run wrote"),
-        (damage_folder, "are gone"),
-        (damage_first_record, "is not whole"),
+        pytest.param(double_lines, "is not what its run wrote", marks=pytest.mark.campaign),
+        pytest.param(damage_folder, "are gone", marks=pytest.mark.campaign),
+        pytest.param(damage_first_record, "is not whole", marks=pytest.mark.campaign),
     ],
 )
 def test_a_damaged_ledger_is_found_out(write, bill, tmp_path, damage, words):
@@ -372,4 +378,4 @@ def test_the_last_hours(write, bill, tmp_path):
     assert added(tmp_path / "out", 2) == {"late_usage": (2, ONE)}
     for wrong in (("--last", "0"), ("--last", "2", "--from", "2026-04-08T00", "--to", "2026-04-08T02")):
         code, _, err = bill(write(calls), *wrong)
-        assert (code, "--last takes the place" in err) == (2, True)
+        assert (code, "last takes the place of a period" in err, "--last" in err) == (2, True, True)

@@ -37,6 +37,7 @@ def label(hour):
     return f"{COMMERCIAL_START + hour * HOUR:%Y-%m-%dT%H}"
 
 
+@pytest.mark.campaign
 def test_a_stream_with_late_calls_and_repeats(spark, usd, tmp_path, bill):
     usage = str(tmp_path / "usage")
     names = {"spark": spark, "prices": usd, "usage": usage_frame(spark, [])}

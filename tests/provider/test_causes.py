@@ -227,6 +227,7 @@ UNPRICED = {
 }  # fmt: skip
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("without", ["model", None])
 def test_equal_tokens_of_unknown_price_need_equal_amounts(spark, usd, without):
     """In a comparison without models, and (None) for a model that the list does not have."""
@@ -242,6 +243,7 @@ def test_equal_tokens_of_unknown_price_need_equal_amounts(spark, usd, without):
         assert sorted(found[name]) == sorted((cause, Decimal(amount)) for cause, amount in expected), name
 
 
+@pytest.mark.campaign
 def test_tolerated_tokens(spark, usd):
     lines, provider = our(spark, ("w-a", {"tokens": 1_000_400})), theirs(spark, ("w-a", "1000", "0.138"))
     for tolerance, cause in ((0, "quantity_differs"), (400, "rounding")):

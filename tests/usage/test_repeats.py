@@ -66,7 +66,7 @@ def rejected_by(spark, usage, output, *arguments):
 
 
 @pytest.mark.classic
-@pytest.mark.parametrize("pricing", ["native", "udf"])
+@pytest.mark.parametrize("pricing", ["native", pytest.param("udf", marks=pytest.mark.campaign)])
 def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, capsys, pricing):
     totals, rejected = rejected_by(spark, repeated, tmp_path / "out", "--pricing", pricing, "--detail")
     checked = check_usage(spark.read.parquet(repeated), prices=usd).filter("reject_reason IS NOT NULL")
@@ -84,6 +84,7 @@ def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, 
     assert totals["amount"] == "0.016083792000"  # 303 x 0.00005308 + 4 x 0.000000138
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, monkeypatch):
     honest = rejected_by(spark, repeated, tmp_path / "honest")
