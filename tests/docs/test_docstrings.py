@@ -46,7 +46,7 @@ def test_examples(spark, usd, write, bill, ledger, tmp_path, module):
         ledger = str(tmp_path / "out")
     names = {
         "spark": spark,
-        "output": ledger,
+        "output": ledger if module in READ_A_LEDGER else str(tmp_path / "out"),
         "new_output": str(tmp_path / "new"),
         "usage_path": write([call]) if module == "ledger.streaming" else None,
         "usage": usage,
