@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from datetime import timedelta
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pyspark
@@ -27,7 +28,10 @@ from tests.oracle import COMMERCIAL_START
 ROOT = Path(__file__).resolve().parent.parent
 CONNECT = os.environ.get("SPARK_BILLING_CONNECT") == "1"
 ANSI = os.environ.get("SPARK_BILLING_ANSI")
-LONGEST = {f"test_{name}.py" for name in ("crashes", "hourly_bill", "late_usage", "spark_submit", "streaming")}
+LONGEST = {
+    f"test_{name}.py"
+    for name in ("billing", "causes", "crashes", "docstrings", "hourly_bill", "late_usage", "spark_submit", "streaming")
+}
 SPARK = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
 
 os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
@@ -54,12 +58,17 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def spark(tmp_path_factory):
-    settings = {
-        "spark.sql.shuffle.partitions": "4",
-        "spark.sql.session.timeZone": "UTC",
-        **({"spark.sql.ansi.enabled": ANSI} if ANSI else {}),
-    }
+def spark(tmp_path_factory, pytestconfig):
+    """One session for many small queries: compiling one costs more than running it. Campaigns compile, as jobs do."""
+    if pytestconfig.getoption("markexpr") == "campaign":
+        plans = {"spark.sql.shuffle.partitions": "4"}
+    else:
+        plans = {
+            "spark.sql.shuffle.partitions": "1",
+            "spark.sql.codegen.wholeStage": "false",
+            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+        }
+    settings = {**plans, "spark.sql.session.timeZone": "UTC", **({"spark.sql.ansi.enabled": ANSI} if ANSI else {})}
     if CONNECT:
         ensure_java()
         os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -129,7 +138,16 @@ CALL = {
 def usage_frame(spark, calls, tags=False) -> DataFrame:
     """Calls, given as dicts, as a usage table of the contract's types."""
     schema = USAGE if not tags else USAGE.fromJson(USAGE.jsonValue()).add("tags", TAGS)
-    return spark.createDataFrame([tuple(call.get(f.name) for f in schema.fields) for call in calls], schema)
+    columns = {f.name: [call.get(f.name) for call in calls] for f in schema.fields}
+    if CONNECT or SPARK < (4, 0) or find_spec("pyarrow") is None:
+        return spark.createDataFrame(list(zip(*columns.values())), schema)
+    import pyarrow as pa
+    from pyspark.sql.pandas.types import to_arrow_schema
+
+    # rows in the JVM: each query over Python's own rows would send them through a Python worker again
+    if tags:
+        columns["tags"] = [found and list(found.items()) for found in columns["tags"]]
+    return spark.createDataFrame(pa.table(columns, to_arrow_schema(schema, timestamp_utc=True)), schema)
 
 
 # --- jobs: usage on disk, billed into a folder
