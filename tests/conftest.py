@@ -109,7 +109,7 @@ def setting(spark, name, value):
         spark.conf.set(name, before)
 
 
-@pytest.fixture(params=["true", "false"], ids=["ansi", "no-ansi"])
+@pytest.fixture(params=["true", pytest.param("false", marks=pytest.mark.campaign)], ids=["ansi", "no-ansi"])
 def ansi(request, spark):
     with setting(spark, "spark.sql.ansi.enabled", request.param):
         yield request.param

@@ -49,6 +49,7 @@ def test_it_is_what_the_job_does(spark, usd, usage, write, bill, tmp_path):
     assert len(rows(spark, tmp_path / "own", "rejected", "reject_reason")) == 4
 
 
+@pytest.mark.campaign
 def test_the_lines_in_memory_are_those_of_the_ledger(spark, usd, usage, tmp_path):
     bill_usage(usage, prices=usd, output=str(tmp_path), source="the log")
     lines = bill_lines(usage, prices=usd)

@@ -150,6 +150,7 @@ def test_without_a_difference(spark, usd):
     assert "0.118" in said  # after the discount, which is no difference
 
 
+@pytest.mark.campaign
 def test_the_other_reading_of_k(spark, usd):
     """130,000 tokens are above 128,000 and below 131,072; beside a million tokens of the lower tier, without tiers."""
     without = {**MAPPING, "without": ["tier"]}

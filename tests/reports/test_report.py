@@ -199,6 +199,7 @@ def test_names_are_cut_to_fit(name, fitting):
     assert _fitting(name, 6) == fitting
 
 
+@pytest.mark.campaign
 def test_what_is_read(spark, write, bill, tmp_path):
     """Three calls of a hour and one of the next day, some rejected rows, one call that came late."""
     day = 24 * HOUR
