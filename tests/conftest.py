@@ -28,6 +28,7 @@ from tests.oracle import COMMERCIAL_START
 ROOT = Path(__file__).resolve().parent.parent
 CONNECT = os.environ.get("SPARK_BILLING_CONNECT") == "1"
 ANSI = os.environ.get("SPARK_BILLING_ANSI")
+COMPILED = os.environ.get("SPARK_BILLING_COMPILED") == "1"
 LONGEST = {
     f"test_{name}.py"
     for name in ("billing", "causes", "crashes", "docstrings", "hourly_bill", "late_usage", "spark_submit", "streaming")
@@ -60,7 +61,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory, pytestconfig):
     """One session for many small queries: compiling one costs more than running it. Campaigns compile, as jobs do."""
-    if pytestconfig.getoption("markexpr") == "campaign":
+    if COMPILED or pytestconfig.getoption("markexpr").startswith("campaign"):
         plans = {"spark.sql.shuffle.partitions": "4"}
     else:
         plans = {
