@@ -54,7 +54,7 @@ def group_calls(
     calls = typed_calls(usage, BILLED_BY)
     stand_in = {
         "call_time": _start_of_price_and_hour(F.col("call_time"), prices),
-        "input_tokens": _end_of_tier(F.col("input_tokens"), prices),
+        "input_tokens": _end_of_tier("input_tokens", prices),
         "output_tokens": F.when(is_count(F.col("output_tokens")), F.lit(0)).when(~F.col("output_missing"), F.lit(-1)),
     }
     measured = with_measures(calls, prices, group_by_tags, pricing).withColumns(stand_in)
@@ -147,10 +147,10 @@ def _summed(measured: DataFrame) -> list[Column]:
     return [F.sum(name).alias(name) for name in _CALL_MEASURES if name in measured.columns]
 
 
-def udf_cost(token_type: str) -> Column:
-    """The sum of the costs that the UDF gave, from its two parts: decimal(23,3) + decimal(32,12), so exact."""
-    milli, pico = (F.col(f"udf_{token_type}_{unit}").cast("decimal(19,0)") for unit in ("milli", "pico"))
-    return milli * F.lit("0.001").cast("decimal(3,3)") + pico * F.lit("0.000000000001").cast("decimal(12,12)")
+def udf_cost(token_type: str) -> str:
+    """The sum of the costs that the UDF gave, in SQL, from its two parts: decimal(23,3) + decimal(32,12), so exact."""
+    milli, pico = (f"CAST(udf_{token_type}_{unit} AS decimal(19,0))" for unit in ("milli", "pico"))
+    return f"({milli} * CAST('0.001' AS decimal(3,3)) + {pico} * CAST('0.000000000001' AS decimal(12,12)))"
 
 
 def _start_of_price_and_hour(call_time: Column, prices: PriceList) -> Column:
@@ -168,10 +168,8 @@ def changes_within_hours(prices: PriceList) -> list[int]:
     return [start for start in starts if start % (SECONDS_PER_HOUR * 1_000_000)]
 
 
-def _end_of_tier(tokens: Column, prices: PriceList) -> Column:
+def _end_of_tier(tokens: str, prices: PriceList) -> Column:
     """The lowest tier bound of the list, of whatever model, that the tokens are not above; negative and missing counts
     stay, and what is above every bound becomes the largest count there is."""
-    end = F.lit(2**63 - 1)
-    for bound in reversed(prices.tier_bounds):
-        end = F.when(tokens <= bound, F.lit(bound).cast("bigint")).otherwise(end)
-    return F.when(tokens < 0, F.lit(-1).cast("bigint")).when(tokens.isNotNull(), end)
+    bounds = " ".join(f"WHEN {tokens} <= {bound} THEN {bound}L" for bound in prices.tier_bounds)
+    return F.expr(f"CASE WHEN {tokens} < 0 THEN -1L {bounds} WHEN {tokens} IS NOT NULL THEN {2**63 - 1}L END")
