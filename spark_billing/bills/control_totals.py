@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from spark_billing.core.columns import total
 from spark_billing.core.errors import TotalsError
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.reasons import REJECT_REASONS
+from spark_billing.usage.reasons import REJECT_REASONS, name_of
 
 TOKEN_COLUMNS = ("input_tokens", "output_tokens")
 KINDS = ("read", "billed", "rejected", "open", "too_old", "charged")  # what becomes of calls; of tokens also charged
@@ -50,7 +50,7 @@ class ControlTotals:
         rows: dict[str, int] = {}
         for row, kind in self._with_kinds():
             if kind == "rejected":
-                reason = REJECT_REASONS[row["reject"] - 1]
+                reason = name_of(row["reject"])
                 rows[reason] = rows.get(reason, 0) + int(row["requests"])
         return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
 

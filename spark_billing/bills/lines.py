@@ -21,9 +21,9 @@ from spark_billing.bills.sums import (
     sum_calls,
     udf_cost,
 )
-from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns
+from spark_billing.core.columns import billing_date, billing_hour, quoted, sums_of_lines, tag_columns
 from spark_billing.core.hours import SECONDS_PER_HOUR
-from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS
+from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS, LINE_MEASURES
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import price_rows
 from spark_billing.usage.calls import usage_field
@@ -144,6 +144,5 @@ def lines_of_sums(sums: DataFrame, prices: PriceList) -> DataFrame:
 
 def _merge_equal_prices(lines: DataFrame) -> DataFrame:
     """One line again where a list's row ends within an hour and the next one has the same price."""
-    sums = {name: F.sum(name).cast(BILL_LINES[name].dataType).alias(name) for name in ("requests", "tokens", "amount")}
-    keys = [quoted(name) for name in lines.columns if name not in sums]
-    return lines.groupBy(*keys).agg(*sums.values()).select(*(quoted(name) for name in lines.columns))
+    keys = [quoted(name) for name in lines.columns if name not in LINE_MEASURES]
+    return lines.groupBy(*keys).agg(*sums_of_lines()).select(*(quoted(name) for name in lines.columns))

@@ -12,7 +12,7 @@ from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, mo
 from spark_billing.commands.command import DONE, UNEXPLAINED, Command, say
 from spark_billing.commands.files import read_text, write_lines
 from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import SECONDS_PER_DAY, UTC8_SECONDS, Period, hour_label
+from spark_billing.core.hours import Period, hour_label, hour_number
 from spark_billing.core.money import money
 from spark_billing.core.published import AMOUNT_DECIMALS, CENT, PRICE_LIST
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
@@ -141,7 +141,7 @@ def _period_to_compare(arguments: argparse.Namespace, grain: str) -> Period:
         raise UsageError(str(error)) from None
     for edge in (period.start, period.end):
         label = hour_label(edge)
-        of_day = (edge + UTC8_SECONDS) % (SECONDS_PER_DAY) == 0
+        of_day = hour_number(edge) % 24 == 0
         if (grain != "hour" and not of_day) or (grain == "month" and label[8:10] != "01"):
             raise UsageError(f"{label} is within a {grain}, and the provider's rows are of whole ones; move the edge")
     return period

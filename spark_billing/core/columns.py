@@ -10,7 +10,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS
-from spark_billing.core.schemas import TOTAL_TOKENS
+from spark_billing.core.schemas import BILL_LINES, LINE_MEASURES, TOTAL_TOKENS
 
 
 def quoted(name: str) -> str:
@@ -65,6 +65,11 @@ def total(count: Column) -> Column:
     return F.coalesce(F.sum(count.cast(dtype)), F.lit(0)).cast(dtype)
 
 
+def sums_of_lines() -> list[Column]:
+    """What bill lines or ledger lines come to, of the types that a line has."""
+    return [F.sum(name).cast(BILL_LINES[name].dataType).alias(name) for name in LINE_MEASURES]
+
+
 def tag_column(key: str) -> str:
     """The bill line column of a tag."""
     return f"tag_{key}"
@@ -73,6 +78,11 @@ def tag_column(key: str) -> str:
 def tag_columns(lines: DataFrame) -> list[str]:
     """The columns of bill lines, ledger lines or sums that hold tags."""
     return [name for name in lines.columns if name.startswith(tag_column(""))]
+
+
+def tag_keys(lines: DataFrame) -> list[str]:
+    """The tags that they hold, as the usage calls them."""
+    return [name[len(tag_column("")) :] for name in tag_columns(lines)]
 
 
 def literal_rows(spark: SparkSession, schema: str, rows: Iterable[dict[str, Any]]) -> DataFrame:

@@ -124,6 +124,16 @@ def text_us(text: str) -> Optional[int]:
     return local + micros - (-1 if offset[0] == "-" else 1) * ahead * 60_000_000
 
 
+def start_of_hour(seconds: int) -> int:
+    """The start of the clock hour of an instant, both in epoch seconds: in UTC+8 as in UTC."""
+    return seconds - seconds % SECONDS_PER_HOUR
+
+
+def hour_number(seconds: int) -> int:
+    """The hours from 1970-01-01T00 in UTC+8 to that of an instant in epoch seconds; modulo 24 it is the clock hour."""
+    return (seconds + UTC8_SECONDS) // SECONDS_PER_HOUR
+
+
 def hour_label(seconds: int) -> str:
     """An hour as the provider's bill names it, in UTC+8, such as 2026-04-08T00."""
     return instant_label(seconds)[:13]

@@ -16,7 +16,7 @@ from pyspark.sql.types import (
 )
 
 PRICE = DecimalType(18, 9)  # of 1,000 tokens
-COST = DecimalType(18, 12)  # of one request; see price_list.COST_LIMIT
+COST = DecimalType(18, 12)  # of one request, which stays below `price.COST_LIMIT`
 AMOUNT = DecimalType(38, 12)  # of any number of requests
 TOTAL_TOKENS = DecimalType(38, 0)  # of a whole table
 TOKENS = DecimalType(19, 0)  # a bigint as a decimal
@@ -58,10 +58,12 @@ BILL_LINES = struct(
     amount=AMOUNT,
 )  # and one string column tag_KEY for each tag that the bill is grouped by
 
+LINE_MEASURES = ("requests", "tokens", "amount")  # of a line, which add up: `columns.sums_of_lines`
+
 LEDGER_LINES = struct(
     **{field.name: field.dataType for field in BILL_LINES.fields},
-    entry=StringType(),  # ledger.ORIGINAL or ledger.ADJUSTMENT
-    reason=StringType(),  # of an adjustment: ledger.ADJUSTMENT_REASONS
+    entry=StringType(),  # `difference.ORIGINAL` or `difference.ADJUSTMENT`
+    reason=StringType(),  # of an adjustment: one of `difference.ADJUSTMENT_REASONS`
     run=LongType(),
     run_at=TimestampType(),
     run_id=StringType(),

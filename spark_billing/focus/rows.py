@@ -13,15 +13,9 @@ from typing import Optional, Union
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.core.columns import billing_date, quoted, tag_column
+from spark_billing.core.columns import billing_date, midnight, quoted, tag_column, tag_keys
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import (
-    SECONDS_PER_DAY,
-    UTC8_SECONDS,
-    instant_label,
-    parse_instant,
-    parse_month,
-)
+from spark_billing.core.hours import SECONDS_PER_DAY, instant_label, parse_instant, parse_month
 from spark_billing.core.published import PROVIDER, SERVICE
 from spark_billing.core.schemas import LEDGER_LINES, PRICE, THOUSANDS, TOKENS
 from spark_billing.focus.columns import FOCUS
@@ -92,8 +86,8 @@ def to_focus(
         "BillingAccountId": F.lit(billing_account_id),
         "BillingAccountName": F.lit(billing_account_name),
         "BillingCurrency": F.col("currency"),
-        "BillingPeriodEnd": _start_of(F.add_months(month, 1)),
-        "BillingPeriodStart": _start_of(month),
+        "BillingPeriodEnd": F.timestamp_seconds(midnight(F.add_months(month, 1))),
+        "BillingPeriodStart": F.timestamp_seconds(midnight(month)),
         "ChargeCategory": F.lit("Usage"),
         "ChargeClass": F.when(_is_correction(closed), F.lit("Correction")),
         "ChargeDescription": _description(region_name),
@@ -177,11 +171,6 @@ def utc_text(instant: Column) -> Column:
     return F.when(instant.isNotNull(), text)
 
 
-def _start_of(day: Column) -> Column:
-    """The instant at which a day in UTC+8 begins."""
-    return F.timestamp_seconds(F.unix_date(day).cast("bigint") * SECONDS_PER_DAY - UTC8_SECONDS)
-
-
 def _month_of(seconds: Column) -> Column:
     return F.trunc(billing_date(seconds), "month")
 
@@ -262,8 +251,7 @@ def _description(region_name: Column) -> Column:
 
 def _tags_as_json(lines: DataFrame, names: Mapping[str, str]) -> Column:
     """The bill's tags as JSON, without those that a line does not have; null if it has none."""
-    prefix = tag_column("")
-    keys = [name[len(prefix) :] for name in lines.columns if name.startswith(prefix)]
+    keys = tag_keys(lines)
     unknown = [key for key in names if key not in keys]
     if unknown:
         raise UsageError(

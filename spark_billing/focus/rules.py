@@ -16,9 +16,9 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, DecimalType, StringType, StructField, TimestampType
 
-from spark_billing.core.columns import quoted
+from spark_billing.core.columns import billing_date, midnight, quoted
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS
+from spark_billing.core.hours import SECONDS_PER_HOUR
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
 from spark_billing.focus.columns import FOCUS
 from spark_billing.focus.rows import utc_text
@@ -54,8 +54,6 @@ _ONE_FOR_EACH = (
     ("InvoiceId", "BillingPeriodStart"),
 )
 _HOUR_US = SECONDS_PER_HOUR * 1_000_000
-_DAY_US = 24 * _HOUR_US
-_UTC8_US = UTC8_SECONDS * 1_000_000
 _OBJECT = "map<string,string>"
 
 
@@ -267,11 +265,9 @@ def _time_rules() -> Iterator[_Rule]:
         F.unix_micros(name)
         for name in ("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd")
     )
-    local = start + F.lit(_UTC8_US)
-    day = F.date_from_unix_date((local / F.lit(_DAY_US)).cast("int"))
-    first = (local % F.lit(_DAY_US) == 0) & (F.dayofmonth(day) == 1)
-    after = F.unix_date(F.add_months(day, 1)) * F.lit(_DAY_US) - F.lit(_UTC8_US)
-    yield _Rule("BillingPeriodStart is the start of a month in UTC+8", ~first)
+    day = billing_date(F.unix_seconds("BillingPeriodStart"))
+    first, after = (midnight(date) * F.lit(1_000_000) for date in (F.trunc(day, "month"), F.add_months(day, 1)))
+    yield _Rule("BillingPeriodStart is the start of a month in UTC+8", start != first)
     yield _Rule("BillingPeriodEnd is the start of the month after", end != after)
     yield _Rule("ChargePeriodStart is the start of an hour", charged_from % F.lit(_HOUR_US) != 0)
     yield _Rule("ChargePeriodEnd is an hour later", charged_to - charged_from != F.lit(_HOUR_US))

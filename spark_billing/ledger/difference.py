@@ -13,8 +13,8 @@ from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
 from spark_billing.bills.lines import bill_sums
-from spark_billing.core.columns import quoted, tag_columns
-from spark_billing.core.schemas import BILL_LINES
+from spark_billing.core.columns import quoted, sums_of_lines, tag_columns
+from spark_billing.core.schemas import BILL_LINES, LINE_MEASURES
 
 ORIGINAL, ADJUSTMENT = "original", "adjustment"
 
@@ -27,14 +27,13 @@ ADJUSTMENT_REASONS = (
     "regrouped",  # the same calls at the same price under other tags
 )
 
-_LINE_MEASURES = ("requests", "tokens", "amount")
 _HOUR = ("workspace_id", "period_start")
 _MODEL = (*_HOUR, "region", "model")
 
 
 def net_lines(lines: DataFrame) -> DataFrame:
     """Ledger lines -> what is owed: one line per key, the sum of its entries; what has come to nothing is left out."""
-    summed = lines.groupBy(*(quoted(key) for key in _keys(lines))).agg(*_sums_of_entries())
+    summed = lines.groupBy(*(quoted(key) for key in _keys(lines))).agg(*sums_of_lines())
     return summed.filter(_is_something()).select(*_line_columns(lines))
 
 
@@ -42,13 +41,13 @@ def difference(lines: DataFrame, held: Optional[DataFrame], conflicts: Optional[
     """What to add to the ledger so that it says `lines`: bill lines with `entry` and `reason` (null for originals).
 
     `held` are the ledger's lines of the same hours (None: there are none). `conflicts` are the calls with rivals of the
-    same id (`conflicts.new_conflicts`): they explain a move between hours.
+    same id (`conflicts.conflicts_since`): they explain a move between hours.
     """
     if held is None:
         return lines.withColumns({"entry": F.lit(ORIGINAL), "reason": F.lit(None).cast("string")})
-    minus = held.select(*_line_columns(held)).withColumns({name: -F.col(name) for name in _LINE_MEASURES})
+    minus = held.select(*_line_columns(held)).withColumns({name: -F.col(name) for name in LINE_MEASURES})
     both = lines.withColumn("held", F.lit(0)).unionByName(minus.withColumn("held", F.lit(1)), allowMissingColumns=True)
-    summed = both.groupBy(*(quoted(key) for key in _keys(both))).agg(*_sums_of_entries(), F.max("held").alias("held"))
+    summed = both.groupBy(*(quoted(key) for key in _keys(both))).agg(*sums_of_lines(), F.max("held").alias("held"))
     # the window must see the lines that come to nothing, too: their hour was billed before
     billed_before = F.max("held").over(Window.partitionBy(*_HOUR)) == 1
     changes = summed.withColumn("billed_before", billed_before).filter(_is_something())
@@ -103,16 +102,12 @@ def _reason(conflicts_here: Column) -> Column:
     )
 
 
-def _sums_of_entries() -> list[Column]:
-    return [F.sum(name).cast(BILL_LINES[name].dataType).alias(name) for name in _LINE_MEASURES]
-
-
 def _is_something() -> Column:
     return (F.col("requests") != 0) | (F.col("tokens") != 0) | (F.col("amount") != 0)
 
 
 def _keys(lines: DataFrame) -> list[str]:
-    return [name for name in _names(lines) if name not in _LINE_MEASURES]
+    return [name for name in _names(lines) if name not in LINE_MEASURES]
 
 
 def _line_columns(lines: DataFrame) -> list[str]:

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns, total
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, date_label
+from spark_billing.core.hours import date_label, hour_number
 from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.storage import Folder, Storage
 from spark_billing.ledger.run_record import LINES, RunRecord, lines_path
@@ -159,7 +159,7 @@ def touched_partitions(
     storage: Storage, changed_dates: Collection[str], covered: Collection[int], *, without_time: bool
 ) -> list[str]:
     """The partitions in place that a run replaces or removes: bills by date, calls by hour."""
-    hours = {(date_label(hour), str((hour + UTC8_SECONDS) // SECONDS_PER_HOUR % 24)) for hour in covered}
+    hours = {(date_label(hour), str(hour_number(hour) % 24)) for hour in covered}
     if without_time:
         hours.add((_NO_TIME, _NO_TIME))
     touched = []

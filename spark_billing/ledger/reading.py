@@ -34,9 +34,7 @@ def ledger_lines(
     +--------+-----+
     """
     first, last = (None if text is None else _hour(text) for text in (start, end))
-    ledger = Ledger.open(Folder(spark, output))
-    if ledger.last is None:
-        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
+    ledger = open_ledger(spark, output)
     hours = [hour for record in ledger.records for hour in record.ledger.hours]
     wanted = {date_label(hour) for hour in hours if (first is None or hour >= first) and (last is None or hour < last)}
     lines = ledger.lines(spark, wanted)
@@ -46,6 +44,14 @@ def ledger_lines(
     if first is not None:
         lines = lines.filter(at >= first)
     return lines if last is None else lines.filter(at < last)
+
+
+def open_ledger(spark: SparkSession, output: str) -> Ledger:
+    """The ledger of a folder that was billed into, with one run at least; `OutputError` if nothing ever was."""
+    ledger = Ledger.open(Folder(spark, output))
+    if not ledger.records:
+        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
+    return ledger
 
 
 def _hour(text: str) -> int:

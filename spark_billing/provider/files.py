@@ -13,6 +13,7 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_billing.core.columns import quoted
 from spark_billing.core.errors import ProviderBillError
 from spark_billing.core.text import printable
 
@@ -60,7 +61,7 @@ def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str
     if not names:
         raise ProviderBillError(f"the provider's bill {path!r} has no row")
     _require_each_page_once(path, pages)
-    schema = ", ".join("`" + name.replace("`", "``") + "` string" for name in names)
+    schema = ", ".join(f"{quoted(name)} string" for name in names)
     return spark.createDataFrame([tuple(_cell_text(row.get(name)) for name in names) for row in rows], schema)
 
 

@@ -21,9 +21,9 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
-from spark_billing.core.columns import period_end, period_start
+from spark_billing.core.columns import midnight, period_end, period_start
 from spark_billing.core.errors import ProviderBillError
-from spark_billing.core.hours import INSTANT_TEXT, SECONDS_PER_DAY, UTC8_SECONDS
+from spark_billing.core.hours import INSTANT_TEXT
 from spark_billing.core.schemas import AMOUNT, PRICE
 from spark_billing.core.text import printable
 from spark_billing.provider.mapping import ITEM, LAYOUTS, BillMapping
@@ -161,8 +161,7 @@ def _period_seconds(column: Column, dtype: DataType, grain: str) -> Column:
     if isinstance(dtype, TimestampType):
         return F.unix_seconds(column)
     if isinstance(dtype, DateType):
-        day = F.unix_date(column).cast("bigint") * F.lit(SECONDS_PER_DAY) - F.lit(UTC8_SECONDS)
-        return F.lit(None).cast("bigint") if grain == "hour" else day
+        return F.lit(None).cast("bigint") if grain == "hour" else midnight(column)
     text = column.cast("string")
     local = (
         F.when(F.length(text) == 7, F.concat(text, F.lit("-01T00:00:00+08:00")))

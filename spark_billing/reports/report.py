@@ -1,4 +1,4 @@
-"""What was billed in a period, as a page to look at: summed by Spark, so that its size does not grow with the calls."""
+"""What was billed in a period, summed by Spark: the figures of the report, however many calls there were."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.core.columns import quoted, tag_column, tag_columns
-from spark_billing.core.errors import OutputError, UsageError
-from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS, Period, hour_label
+from spark_billing.core.columns import quoted, tag_column, tag_keys
+from spark_billing.core.errors import UsageError
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, Period, date_label, hour_label, hour_number
 from spark_billing.core.storage import Folder, path_is_absent
 from spark_billing.estimates.expected import Expected
 from spark_billing.ledger.difference import ORIGINAL
-from spark_billing.ledger.reading import ledger_lines
-from spark_billing.ledger.records import Ledger
+from spark_billing.ledger.reading import ledger_lines, open_ledger
 from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, total_of
 from spark_billing.usage.reasons import REJECT_REASONS
@@ -46,7 +45,7 @@ class Report:
         """The sums of each UTC+8 day of the period, such as 2026-04-08, with those that have no line."""
         days: dict[str, Sums] = {}
         for hour in range(self.period.start, self.period.end, SECONDS_PER_HOUR):
-            day = hour_label(hour)[:10]
+            day = date_label(hour)
             days[day] = days.get(day, Sums()) + self.hours.get(hour, Sums())
         return days
 
@@ -69,9 +68,8 @@ def read_report(
     Each list names the `top` dearest and sums the others. `UsageError` if the ledger has no line of the period, or what
     is compared is in another currency; `OutputError` if there is no ledger or it is damaged.
     """
-    ledger = Ledger.open(Folder(spark, output))
-    if ledger.last is None:
-        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
+    ledger = open_ledger(spark, output)
+    last = ledger.records[-1]
     if period is None:
         hours = sorted(ledger.hours())
         if not hours:
@@ -83,7 +81,7 @@ def read_report(
                 f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which period",
                 parameter="period",
             )
-    currency = ledger.last.price_list.currency
+    currency = last.price_list.currency
     for what, compared in (("estimate", estimate), ("reconciliation", reconciliation)):
         if compared is not None and compared.currency != currency:
             raise UsageError(f"the {what} is in {compared.currency}, and the ledger in {currency}")
@@ -96,14 +94,24 @@ def read_report(
     of_hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
     del parts["currency"]
     rejected, without_time = _rejected_rows(spark, output, period)
-    last = (ledger.last.run, ledger.last.committed_at)
-    found = (total, parts, dict(sorted(of_hours.items())), rejected, without_time, *last)
-    return Report(period, currency, *found, estimate, reconciliation)
+    return Report(
+        period=period,
+        currency=currency,
+        total=total,
+        parts=parts,
+        hours=dict(sorted(of_hours.items())),
+        rejected=rejected,
+        rejected_without_time=without_time,
+        run=last.run,
+        run_at=last.committed_at,
+        estimate=estimate,
+        reconciliation=reconciliation,
+    )
 
 
 def _parts(lines: DataFrame, top: int) -> dict[str, list[Part]]:
     columns = {"workspace": "workspace_id", "model": "model", "region": "region", "tier": "tier"}
-    columns.update({f"tag {tag[len(tag_column('')) :]}": quoted(tag) for tag in tag_columns(lines)})
+    columns.update({f"tag {key}": quoted(tag_column(key)) for key in tag_keys(lines)})
     kinds = {kind: F.col(column) for kind, column in columns.items()}
     kinds["entry"] = F.coalesce("reason", "entry")
     kinds.update({"hour": F.unix_seconds("period_start"), "currency": F.col("currency")})
@@ -114,7 +122,7 @@ def _rejected_rows(spark: SparkSession, output: str, period: Period) -> tuple[di
     """The rejected rows as the last run on each hour has left them, by reason: of the period's hours, and of none."""
     folder = Folder(spark, output).path("rejected")
     hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")
-    first, end = ((edge + UTC8_SECONDS) // SECONDS_PER_HOUR for edge in (period.start, period.end))
+    first, end = (hour_number(edge) for edge in (period.start, period.end))
     try:
         rows = spark.read.schema(_REJECTED).parquet(folder)
         undated = F.col("billing_date").isNull()

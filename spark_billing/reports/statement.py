@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import Optional
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from spark_billing.core.columns import quoted, tag_column, tag_columns
+from spark_billing.core.columns import quoted, tag_column, tag_columns, tag_keys
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, Period, instant_label, parse_instant, parse_month, ranges
+from spark_billing.core.hours import (
+    SECONDS_PER_HOUR,
+    Period,
+    instant_label,
+    parse_instant,
+    parse_month,
+    ranges,
+    start_of_hour,
+)
 from spark_billing.core.money import EXACT, money
 from spark_billing.core.published import CENT, SETTLED_AFTER
 from spark_billing.core.schemas import LEDGER_LINES
@@ -48,16 +56,12 @@ class Statement:
     @property
     def final_until(self) -> int:
         """The hours before this are final, those from it on are open."""
-        return self._within(self.as_of - self.closed_after * SECONDS_PER_HOUR)
+        return _final_until(self.period, self.as_of, self.closed_after)
 
     @property
     def over_until(self) -> int:
         """The hours from this on are not over yet."""
-        return self._within(self.as_of)
-
-    def _within(self, seconds: int) -> int:
-        """The start of the hour that an instant lies in, or the end of the month that is nearer."""
-        return min(max(seconds - seconds % SECONDS_PER_HOUR, self.period.start), self.period.end)
+        return _hour_within(self.period, self.as_of)
 
     def state(self, hour: int) -> str:
         return FINAL if hour < self.final_until else OPEN
@@ -119,6 +123,16 @@ class Statement:
             yield f"Not over yet: {Period(self.over_until, self.period.end)}"
 
 
+def _final_until(period: Period, as_of: int, closed_after: int) -> int:
+    """The first hour of a period that is still open as of an instant, or its end."""
+    return _hour_within(period, as_of - closed_after * SECONDS_PER_HOUR)
+
+
+def _hour_within(period: Period, seconds: int) -> int:
+    """The start of the hour that an instant lies in, or the edge of the period that is nearer."""
+    return min(max(start_of_hour(seconds), period.start), period.end)
+
+
 def monthly_statement(
     lines: DataFrame, month: str, *, as_of: Optional[str] = None, closed_after: int = SETTLED_AFTER, top: int = 20
 ) -> Statement:
@@ -168,7 +182,7 @@ def monthly_statement(
     lines = require_ledger_lines(lines)
     hour = F.unix_seconds("period_start")
     lines = lines.filter((hour >= period.start) & (hour < period.end))
-    tags = {f"tag {tag[len(tag_column('')) :]}": F.col(quoted(tag)) for tag in tag_columns(lines)}
+    tags = {f"tag {key}": F.col(quoted(tag_column(key))) for key in tag_keys(lines)}
     kinds = {"workspace": F.col("workspace_id"), "model": F.col("model"), **tags}
     kinds["entry"] = F.coalesce("reason", "entry")
     parts = breakdown(lines, {**kinds, "hour": hour, "currency": F.col("currency")}, top=top, whole=WHOLE_KINDS)
@@ -176,8 +190,8 @@ def monthly_statement(
     hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
     total = total_of(parts["entry"])
     prove(total, {**parts, "hour": [Part(None, sums) for sums in hours.values()]})
-    found = Statement(month, period, at, closed_after, currency, total, parts, dict(sorted(hours.items())), lines)
-    return replace(found, charges=_charges(lines, found.final_until))
+    charges = _charges(lines, _final_until(period, at, closed_after))
+    return Statement(month, period, at, closed_after, currency, total, parts, dict(sorted(hours.items())), charges)
 
 
 def require_ledger_lines(lines: DataFrame) -> DataFrame:

@@ -86,3 +86,8 @@ def reason_of(reject: Column) -> Column:
     """The name of a reason from its code; null for null."""
     name = F.element_at(F.array(*(F.lit(reason) for reason in REJECT_REASONS)), reject)
     return F.when(reject.isNotNull(), name)  # under ANSI, Spark 4.1 takes the last element for a null index
+
+
+def name_of(code: int) -> str:
+    """The name of a reason from its code, in plain Python."""
+    return REJECT_REASONS[code - 1]
