@@ -26,6 +26,7 @@ from spark_billing.provider.files import read_bill
 from spark_billing.provider.mapping import BillMapping
 from spark_billing.provider.printed import printed_comparison
 from spark_billing.provider.rows import provider_bill
+from spark_billing.provider.schemas import ADDEND
 
 _EXAMPLES = """
 examples:
@@ -111,7 +112,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         ).cache()
         try:
             found = summarize(lines, provider, differences, mapping.grain)
-            outside = rows.filter(~inside).agg(F.count(F.lit(1)), F.sum(F.col("amount").cast("decimal(28,12)")))
+            outside = rows.filter(~inside).agg(F.count(F.lit(1)), F.sum(F.col("amount").cast(ADDEND)))
             left_out = outside.collect()[0]
             if arguments.differences:
                 _write(differences, arguments.differences, arguments.format)

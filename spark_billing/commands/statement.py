@@ -10,7 +10,7 @@ from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import place_of, say_lines, write_lines
 from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
-from spark_billing.core.published import SETTLED_AFTER
+from spark_billing.core.published import SETTLED_AFTER_HOURS
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.ledger.reading import ledger_lines
 from spark_billing.reports.statement import Statement, monthly_statement
@@ -42,7 +42,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--closed-after",
         metavar="HOURS",
         type=count,
-        default=SETTLED_AFTER,
+        default=SETTLED_AFTER_HOURS,
         help="the provider's settling: an hour is final so long after its end, and open until then (default 48)",
     )
     add("--as-of", metavar="INSTANT", help="when that is looked at (default: now), such as 2026-05-03T12:00+08:00")

@@ -11,6 +11,6 @@ PRICE_LIST = "emr-serverless-spark"  # the bundled list: the page "Model calls (
 PROVIDER = "Alibaba Cloud"
 # A service has one category in FOCUS: Spark's computing is another service than the models in its AI Center
 SERVICE = "EMR Serverless Spark AI Center"
-SETTLED_AFTER = 48  # hours after its end until an hour is final: exports of bills settle within 24 to 48
+SETTLED_AFTER_HOURS = 48  # after its end until an hour is final: exports of bills settle within 24 to 48
 AMOUNT_DECIMALS = 10  # of the amounts in a bill's lines, which are issued unrounded
 CENT = Decimal("0.01")  # rounded down to it once, on the month's total

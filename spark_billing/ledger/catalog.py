@@ -89,7 +89,7 @@ class CatalogTables:
             path = _PATHS.get(table, table)
             if storage.exists(path):
                 self._create(table, storage.path(path), tags)
-                self._partitions(table, ledger)
+                self._sync_partitions(table, ledger)
             elif self._schema(table) is not None:  # its last partition is gone
                 self.spark.sql(f"DROP TABLE {self.name}.{table}")
         self.check()
@@ -114,7 +114,7 @@ class CatalogTables:
             columns = ", ".join(f"{quoted(f.name)} {f.dataType.simpleString()}" for f in new)
             self.spark.sql(f"ALTER TABLE {self.name}.{table} ADD COLUMNS ({columns})")
 
-    def _partitions(self, table: str, ledger: Ledger) -> None:
+    def _sync_partitions(self, table: str, ledger: Ledger) -> None:
         name = f"{self.name}.{table}"
         if table != "ledger_lines":
             self.spark.sql(f"MSCK REPAIR TABLE {name} SYNC PARTITIONS")

@@ -6,7 +6,7 @@ tokens are still in `0-128K`, 128,001 are in `128K-256K`. A period is closed at 
 
 The rule stands in `Price.holds` and `Price.is_in_force`. It must exist in other forms as well: as columns in
 `price_rows.find_price`, as arrays in `price_arrays.PriceTable`, as SQL in `sql_functions`, and for groups of calls in
-`bills.sums` and `estimates.estimate`. The table tests/cases/tiers.csv runs through all of them.
+`bills.sums`, `estimates.estimate` and `provider.causes`. The table tests/cases/tiers.csv runs through all of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from decimal import Decimal
 from typing import Optional
 
 from spark_billing.core.hours import BEGINNING_US, END_US, epoch_us
+from spark_billing.core.money import plain_units
 
 MAX_TOKENS = 2**31 - 1  # of one request, either kind; keeps every product and every sum of a table inside 64 bits
 PRICE_DECIMALS = 9  # of a price per 1,000 tokens, so that tokens x price has at most 12 decimals
+TOKEN_PRICE_DECIMALS = PRICE_DECIMALS + 3  # of the price of one token: whole 10^-12 of the currency
 COST_LIMIT = 1_000_000  # one request must stay below it: its cost is decimal(18,12)
 
 
@@ -72,6 +74,16 @@ class Price:
     def output_pico_per_token(self) -> Optional[int]:
         """The output price of one token in 10^-12 of the currency; None: output is not billed."""
         return None if self.output_price_per_1k is None else _pico_per_token(self.output_price_per_1k)
+
+    @property
+    def input_token_price(self) -> Optional[str]:
+        """The input price of one token as plain text, such as 0.000000138000."""
+        return plain_units(self.input_pico_per_token, TOKEN_PRICE_DECIMALS)
+
+    @property
+    def output_token_price(self) -> Optional[str]:
+        """The output price of one token as plain text; None: output is not billed."""
+        return plain_units(self.output_pico_per_token, TOKEN_PRICE_DECIMALS)
 
 
 def _pico_per_token(price: Decimal) -> int:

@@ -1,8 +1,8 @@
 """Exact pricing of arrays of calls in 64-bit integers (numpy). No Spark in here.
 
 A price per 1,000 tokens has at most 9 decimals, so tokens x price is a whole number of 10^-12 of the currency ("pico"):
-`tokens * price_nano`. A price list is refused if one request could cost 1,000,000 or more, so no product or sum of two
-comes near 2^63.
+`tokens * pico_per_token`. A price list is refused if one request could cost 1,000,000 or more, so no product or sum
+of two comes near 2^63.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ class PriceTable:
         """
         _, regions, starts, bands = self.row.shape
         # flat, as four index arrays take numpy several times as long
-        cell = ((model * regions + region) * starts + self._period(call_time_us)) * bands
-        cell += np.searchsorted(self.band_tops, input_tokens, side="left")  # open below, closed above
-        row: IntArray = self.row.ravel()[cell]
+        place = ((model * regions + region) * starts + self._period(call_time_us)) * bands
+        place += np.searchsorted(self.band_tops, input_tokens, side="left")  # open below, closed above
+        row: IntArray = self.row.ravel()[place]
         fine = _between(output_tokens, 0, MAX_TOKENS) & _between(call_time_us, FIRST_INSTANT_US, LAST_INSTANT_US)
         if output_missing.any():
             fine &= ~(output_missing & self.bills_output[model])

@@ -42,15 +42,15 @@ def read_prices(file_name: str, text: str, tokens_per_k: int) -> Iterator[Price]
             )
         _check_header(file_name, header)
         rows = 0
-        for cells in reader:
-            if not any(cells):
+        for values in reader:
+            if not any(values):
                 continue
             rows += 1
             line = reader.line_num
-            if len(cells) != len(header):
-                raise PriceListError(f"{file_name}, line {line}: {len(cells)} values for {len(header)} columns")
+            if len(values) != len(header):
+                raise PriceListError(f"{file_name}, line {line}: {len(values)} values for {len(header)} columns")
             try:
-                yield _price(dict(zip(header, cells)), tokens_per_k, line)
+                yield _price(dict(zip(header, values)), tokens_per_k, line)
             except ValueError as error:
                 raise PriceListError(f"{file_name}, line {line}: {error}") from None
     except csv.Error as error:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from decimal import Decimal
+from typing import Any, Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.core.columns import literal_rows
-from spark_billing.core.hours import BEGINNING_US, END_US
-from spark_billing.core.money import plain_units
 from spark_billing.core.schemas import COST, PRICE
 from spark_billing.prices.price import Price, periods
 from spark_billing.prices.price_list import PriceList
 
 NOT_IN_FORCE, OUT_OF_RANGE = 1, 2  # why a model and region of the list have no price for a call: at its time, its size
 
-_CELL = (
-    "cell_model string, cell_region string, from_us bigint, to_us bigint, above_tokens bigint, up_to_tokens bigint, "
+_BOX = (
+    "box_model string, box_region string, from_us bigint, to_us bigint, above_tokens bigint, up_to_tokens bigint, "
     "price_row int, no_price int, input_pico_per_token bigint, output_pico_per_token bigint, price_id string, "
     "tier string"
 )
 
-_OF_CELL = ("cell_model", "cell_region", "from_us", "to_us", "above_tokens", "up_to_tokens")  # where a cell applies
+_BOUNDS = ("box_model", "box_region", "from_us", "to_us", "above_tokens", "up_to_tokens")  # what calls are in a box
+_NO_LOWER_BOUND, _NO_UPPER_BOUND = -(2**63), 2**63 - 1  # of tokens: an open end of a box
 
 _PRICE_ROW = (
     "price_row int, model string, region string, tier string, price_id string, currency string, "
@@ -33,20 +33,20 @@ _PRICE_ROW = (
 
 
 def find_price(calls: DataFrame, prices: PriceList) -> DataFrame:
-    """Adds to each call `price_row` (an index of `prices.prices`), its names and the prices of one token in 10^-12, or
-    why it has none in `no_price`; all are null where the list has no row for the model and region at
-    any time. What a query does not use of this, Spark prunes."""
-    cells = F.broadcast(literal_rows(calls.sparkSession, _CELL, _cells(prices)))
+    """Adds to each call `price_row` (an index of `PriceList.prices`), its names and the prices of one token in 10^-12,
+    or why it has none in `no_price`; all are null where the list has no row for the model and region at any time. What
+    a query does not use of this, Spark prunes."""
+    boxes = F.broadcast(literal_rows(calls.sparkSession, _BOX, _boxes(prices)))
     at, tokens = F.unix_micros("call_time"), F.col("input_tokens")
-    in_cell = (
-        (F.col("model") == F.col("cell_model"))
-        & (F.col("region") == F.col("cell_region"))
+    in_box = (
+        (F.col("model") == F.col("box_model"))
+        & (F.col("region") == F.col("box_region"))
         & (at >= F.col("from_us"))
         & (at < F.col("to_us"))
         & (tokens > F.col("above_tokens"))
         & (tokens <= F.col("up_to_tokens"))
     )
-    return calls.join(cells, in_cell, "left").drop(*_OF_CELL)
+    return calls.join(boxes, in_box, "left").drop(*_BOUNDS)
 
 
 def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:
@@ -62,20 +62,22 @@ def price_rows(spark: SparkSession, prices: PriceList) -> DataFrame:
                 "tier": p.tier,
                 "price_id": p.price_id,
                 "currency": p.currency,
-                "input_price": plain_units(p.input_pico_per_token, 9),
-                "input_token_price": plain_units(
-                    p.input_pico_per_token, 12
-                ),  # a price per 1,000 in 10^-9 is one per token in 10^-12
-                "output_price": plain_units(p.output_pico_per_token, 9),
-                "output_token_price": plain_units(p.output_pico_per_token, 12),
+                "input_price": _plain(p.input_price_per_1k),
+                "input_token_price": p.input_token_price,
+                "output_price": _plain(p.output_price_per_1k),
+                "output_token_price": p.output_token_price,
             }
             for number, p in enumerate(prices.prices)
         ),
     )
 
 
-def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
-    """For each model and region of the list, cells that cover all of time and all token counts once: the priced tiers,
+def _plain(price: Optional[Decimal]) -> Optional[str]:
+    return None if price is None else f"{price:f}"
+
+
+def _boxes(prices: PriceList) -> Iterator[dict[str, Any]]:
+    """For each model and region of the list, boxes that cover all of time and all token counts once: the priced tiers,
     and where there is none, why. So one join finds the price or the reason, and never two."""
     by_key: dict[tuple[str, str], list[tuple[int, Price]]] = {}
     for number, price in enumerate(prices.prices):
@@ -85,14 +87,14 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
             in_force = sorted(
                 ((n, p) for n, p in rows if p.is_in_force(start)), key=lambda row: row[1].min_input_tokens
             )
-            cell = {"cell_model": model, "cell_region": region, "from_us": start, "to_us": end}
+            box = {"box_model": model, "box_region": region, "from_us": start, "to_us": end}
+            below_all, above_all = {"above_tokens": _NO_LOWER_BOUND}, {"up_to_tokens": _NO_UPPER_BOUND}
             if not in_force:
-                reason = NOT_IN_FORCE
-                yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": END_US, "no_price": reason}
+                yield {**box, **below_all, **above_all, "no_price": NOT_IN_FORCE}
                 continue
             for number, p in in_force:
                 yield {
-                    **cell,
+                    **box,
                     "above_tokens": p.min_input_tokens,
                     "up_to_tokens": p.max_input_tokens,
                     "price_row": number,
@@ -101,10 +103,9 @@ def _cells(prices: PriceList) -> Iterator[dict[str, Any]]:
                     "price_id": p.price_id,
                     "tier": p.tier,
                 }
-            reason = OUT_OF_RANGE
             lowest, highest = in_force[0][1].min_input_tokens, in_force[-1][1].max_input_tokens
-            yield {**cell, "above_tokens": BEGINNING_US, "up_to_tokens": lowest, "no_price": reason}
-            yield {**cell, "above_tokens": highest, "up_to_tokens": END_US, "no_price": reason}
+            yield {**box, **below_all, "up_to_tokens": lowest, "no_price": OUT_OF_RANGE}
+            yield {**box, "above_tokens": highest, **above_all, "no_price": OUT_OF_RANGE}
 
 
 def cost_of(pico: Column) -> Column:

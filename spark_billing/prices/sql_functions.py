@@ -35,7 +35,7 @@ def sql_function_ddl(prices: PriceList, *, namespace: Optional[str] = None, pref
     Both take `(model STRING, region STRING, input_tokens BIGINT, output_tokens BIGINT, call_time TIMESTAMP)`, tokens of
     the single request, and give the cost as decimal(18,12) in the list's currency, tokens x price per 1,000 tokens /
     1,000, unrounded, and the tier; null exactly where the call cannot be priced (`check_usage` names the reason).
-    Without `namespace` they are temporary functions of a session; with one, such as `billing` or `catalog.billing`,
+    Without `namespace` they are temporary functions of a session; with one, such as billing or catalog.billing,
     they are kept there. `prefix` goes before both names, so that lists in two currencies can stand side by side.
     Created again, they are replaced. `UsageError` if the namespace is no name.
 
@@ -58,9 +58,11 @@ def sql_function_ddl(prices: PriceList, *, namespace: Optional[str] = None, pref
     pico = _case(prices, _pico)
     # decimal(18,0) x decimal(12,12): exact whatever the session's decimal settings
     cost = f"CAST(CAST({pico} AS DECIMAL(18,0)) * 0.000000000001BD AS {_COST_TYPE})"
+    tier = _case(prices, lambda price: _sql_text(price.tier))
+    tier = _case(prices, lambda price: _sql_text(price.tier))
     return [
-        _create(prices, namespace, f"{prefix}model_call_cost", _COST_TYPE, cost),
-        _create(prices, namespace, f"{prefix}model_call_tier", "STRING", _case(prices, lambda p: _sql_text(p.tier))),
+        _create_function(prices, namespace, f"{prefix}model_call_cost", _COST_TYPE, cost),
+        _create_function(prices, namespace, f"{prefix}model_call_tier", "STRING", tier),
     ]
 
 
@@ -70,7 +72,7 @@ def sql_in(name: str, texts: Iterable[str]) -> str:
     return f"{name} IN ({listed})" if listed else "false"
 
 
-def _create(prices: PriceList, namespace: Optional[str], name: str, returns: str, body: str) -> str:
+def _create_function(prices: PriceList, namespace: Optional[str], name: str, returns: str, body: str) -> str:
     temporary = "TEMPORARY " if namespace is None else ""
     parts = [name] if namespace is None else [*namespace.split("."), name]
     of = "".join(c if _PLAIN.fullmatch(c) else "?" for c in str(prices))

@@ -17,11 +17,10 @@ from pyspark.sql.types import StructType
 from spark_billing.core.columns import GRAINS, billing_date, literal_rows
 from spark_billing.core.errors import ProviderBillError
 from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR
-from spark_billing.core.money import plain_units
 from spark_billing.core.published import AMOUNT_DECIMALS, CENT
 from spark_billing.core.schemas import AMOUNT, COST, TOKENS
 from spark_billing.prices.price_list import PriceList
-from spark_billing.provider.cells import MONEY, require_comparable, side_by_side
+from spark_billing.provider.groups import MONEY, require_comparable, side_by_side
 from spark_billing.provider.mapping import DIMENSIONS
 from spark_billing.provider.schemas import RECONCILIATION
 
@@ -36,10 +35,8 @@ CAUSES = {
     "unexplained": "none of these",
 }
 
-_TIERS = (
-    "list_model string, list_region string, list_token_type string, tiers array<struct<tier: string, from_us: bigint, "
-    f"to_us: bigint, price: {COST.simpleString()}>>"
-)
+_TIERS_TYPE = f"array<struct<tier: string, from_us: bigint, to_us: bigint, price: {COST.simpleString()}>>"
+_TIERS = f"list_model string, list_region string, list_token_type string, tiers {_TIERS_TYPE}"
 
 
 def reconcile(
@@ -86,25 +83,25 @@ def reconcile(
         raise ProviderBillError(f"grain is {grain!r}; it is one of {', '.join(GRAINS)}")
     require_comparable(lines, provider, other_lines)
     dimensions = [name for name in DIMENSIONS if name in provider.columns]
-    cells = side_by_side(lines, provider, other_lines, dimensions, grain)
-    cells = _with_tiers(cells, prices, dimensions)
-    cells = _compared(cells, grain, decimals, tokens_tolerance)
-    cells = _moved_between_tiers(cells.filter("differs"), dimensions)
-    cells = _moved_in_time(cells, dimensions, grain, "tokens" in provider.columns)
-    return _with_causes(cells, dimensions)
+    groups = side_by_side(lines, provider, other_lines, dimensions, grain)
+    groups = _with_tiers(groups, prices, dimensions)
+    groups = _compared(groups, grain, decimals, tokens_tolerance)
+    groups = _moved_between_tiers(groups.filter("differs"), dimensions)
+    groups = _moved_in_time(groups, dimensions, grain, "tokens" in provider.columns)
+    return _with_causes(groups, dimensions)
 
 
-def _with_tiers(cells: DataFrame, prices: PriceList, dimensions: Sequence[str]) -> DataFrame:
-    """The prices of one token in the tiers that were in force in a cell, and the list's price where we have none."""
+def _with_tiers(groups: DataFrame, prices: PriceList, dimensions: Sequence[str]) -> DataFrame:
+    """The prices of one token in the tiers that were in force in a group, and the list's price where we have none."""
     if not {"model", "region", "token_type"} <= set(dimensions):
-        return cells.withColumn("tiers", F.expr(f"cast(null as {_TIERS.partition('tiers ')[2]})"))
-    found = F.broadcast(literal_rows(cells.sparkSession, _TIERS, _tiers(prices)))
+        return groups.withColumn("tiers", F.lit(None).cast(_TIERS_TYPE))
+    found = F.broadcast(literal_rows(groups.sparkSession, _TIERS, _tiers(prices)))
     matched = (
         (F.col("model") == F.col("list_model"))
         & (F.col("region") == F.col("list_region"))
         & (F.col("token_type") == F.col("list_token_type"))
     )
-    joined = cells.join(found, matched, "left").drop("list_model", "list_region", "list_token_type")
+    joined = groups.join(found, matched, "left").drop("list_model", "list_region", "list_token_type")
     start, end = (F.col(name) * F.lit(1_000_000) for name in ("start", "end"))
     joined = joined.withColumn(
         "tiers", F.filter("tiers", lambda tier: (tier["from_us"] < end) & (tier["to_us"] > start) & (tier["price"] > 0))
@@ -116,12 +113,12 @@ def _with_tiers(cells: DataFrame, prices: PriceList, dimensions: Sequence[str]) 
     return joined.withColumns({name: F.coalesce(name, only) for name in ("lowest", "highest")})
 
 
-def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int) -> DataFrame:
-    """Whether a cell differs, by how much, and how far its amounts may be off by rounding alone."""
+def _compared(groups: DataFrame, grain: str, decimals: int, tokens_tolerance: int) -> DataFrame:
+    """Whether a group differs, by how much, and how far its amounts may be off by rounding alone."""
     ours, theirs = F.col("our_amount"), F.col("provider_amount")
     unit = F.lit(Decimal(1).scaleb(-decimals)).cast("decimal(13,12)")
     tolerance = (F.col("provider_rows").cast("decimal(18,0)") * unit).cast("decimal(30,12)")
-    cells = cells.withColumns(
+    groups = groups.withColumns(
         {
             "tolerance": tolerance,
             "difference": (theirs - ours).cast(MONEY),
@@ -133,13 +130,13 @@ def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int
     both = F.col("has_ours") & F.col("has_theirs")
     nothing_due = (difference == 0) & ~both & (F.col("has_ours") | as_many)  # what is free may be on no bill
     low, high = ((F.col("more_tokens").cast(TOKENS) * F.col(name)).cast(MONEY) for name in ("lowest", "highest"))
-    of_tokens = (F.col("more_tokens") != 0) & _between(difference, low, high)  # of the few that are tolerated
+    of_tokens = (F.col("more_tokens") != 0) & _nearly_between(difference, low, high)  # of the few that are tolerated
     within = (F.abs(difference) < F.col("tolerance")) | (difference == 0) | F.coalesce(of_tokens, F.lit(False))
     if grain == "month":
         within |= (difference <= 0) & (difference > F.lit(-CENT))
     low, high = (F.col("provider_tokens").cast(TOKENS) * F.col(name) for name in ("lowest", "highest"))
-    at_our_prices = _between(theirs, low.cast(MONEY), high.cast(MONEY))
-    return cells.withColumns(
+    at_our_prices = _nearly_between(theirs, low.cast(MONEY), high.cast(MONEY))
+    return groups.withColumns(
         {
             "as_many": as_many,
             "differs": ~(((difference == 0) & as_many & both) | nothing_due),
@@ -150,55 +147,55 @@ def _compared(cells: DataFrame, grain: str, decimals: int, tokens_tolerance: int
     )
 
 
-def _moved_between_tiers(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
-    """Whether a cell is billed just as the other reading of K would, and whether its tokens are the provider's in other
-    tiers of the same period."""
+def _moved_between_tiers(groups: DataFrame, dimensions: Sequence[str]) -> DataFrame:
+    """Whether a group is billed just as the other reading of K would, and whether its tokens are the provider's in
+    other tiers of the same period."""
     in_other = _near(F.col("provider_amount"), F.col("other_amount"))
     in_other &= F.coalesce(F.col("provider_tokens") == F.col("other_tokens"), F.lit(True))
-    cells = cells.withColumn("by_other_k", F.coalesce(in_other & ~F.col("rounded"), F.lit(False)))
+    groups = groups.withColumn("by_other_k", F.coalesce(in_other & ~F.col("rounded"), F.lit(False)))
     if "tier" not in dimensions:
-        return cells.withColumn("tier_moved", F.lit(False))
+        return groups.withColumn("tier_moved", F.lit(False))
     candidate = ~F.col("rounded") & ~F.col("by_other_k") & (F.col("more_tokens") != 0)
-    cells = cells.withColumn("candidate", F.coalesce(candidate, F.lit(False)))
+    groups = groups.withColumn("candidate", F.coalesce(candidate, F.lit(False)))
     others = Window.partitionBy("candidate", "start", *(name for name in dimensions if name != "tier"))
     moved = _come_to_nothing("more_tokens", others) & F.min("at_our_prices").over(others)
-    return cells.withColumn("tier_moved", F.col("candidate") & F.coalesce(moved, F.lit(False)))
+    return groups.withColumn("tier_moved", F.col("candidate") & F.coalesce(moved, F.lit(False)))
 
 
-def _moved_in_time(cells: DataFrame, dimensions: Sequence[str], grain: str, has_tokens: bool) -> DataFrame:
-    """Whether what a cell has more or less is missing or left over in the periods next to it.
+def _moved_in_time(groups: DataFrame, dimensions: Sequence[str], grain: str, has_tokens: bool) -> DataFrame:
+    """Whether what a group has more or less is missing or left over in the periods next to it.
 
     In a run of periods without a gap the differences must come to nothing; such a run may begin or end in a longer one.
     """
     moved_by = F.col("more_tokens") if has_tokens else F.col("difference")
     candidate = ~F.col("rounded") & ~F.col("by_other_k") & ~F.col("tier_moved") & F.col("at_our_prices")
     candidate = F.coalesce(candidate & (moved_by != 0), F.lit(False))
-    cells = cells.withColumns({"candidate": candidate, "moved_by": moved_by})
+    groups = groups.withColumns({"candidate": candidate, "moved_by": moved_by})
     day = billing_date(F.col("start"))
     number = F.year(day) * 12 + F.month(day) if grain == "month" else F.col("start")
     step = {"hour": SECONDS_PER_HOUR, "day": SECONDS_PER_DAY, "month": 1}[grain]
     series = Window.partitionBy("candidate", *dimensions).orderBy("start")
-    cells = cells.withColumn("island", number - F.row_number().over(series) * step)
+    groups = groups.withColumn("island", number - F.row_number().over(series) * step)
     whole = Window.partitionBy("candidate", *dimensions, "island")
     orders = {name: whole.orderBy(order) for name, order in (("on", F.col("start")), ("back", F.col("start").desc()))}
     # both ways in one step: each step more is one that Spark Connect must resolve, and it stops at a hundred
     so_far = {name: order.rowsBetween(Window.unboundedPreceding, Window.currentRow) for name, order in orders.items()}
-    cells = cells.withColumns({f"{name}_sum": F.sum("moved_by").over(rows) for name, rows in so_far.items()})
+    groups = groups.withColumns({f"{name}_sum": F.sum("moved_by").over(rows) for name, rows in so_far.items()})
     runs = {}
     for name, order in orders.items():
         settled = F.when(F.col(f"{name}_sum") == 0, 1).otherwise(0)
         before = F.sum(settled).over(order.rowsBetween(Window.unboundedPreceding, -1))
         runs[f"{name}_run"] = F.coalesce(before, F.lit(0))
-    cells = cells.withColumns(runs)
+    groups = groups.withColumns(runs)
     moved = F.lit(False)
     for name in runs:
         run = Window.partitionBy("candidate", *dimensions, "island", name)
         moved |= _come_to_nothing("moved_by", run)
-    return cells.withColumn("in_time", F.col("candidate") & F.coalesce(moved, F.lit(False)))
+    return groups.withColumn("in_time", F.col("candidate") & F.coalesce(moved, F.lit(False)))
 
 
 def _come_to_nothing(moved_by: str, rows: WindowSpec) -> Column:
-    """Whether what some cells have more is what the others have less.
+    """Whether what some groups have more is what the others have less.
 
     Where a price is unknown, equal tokens may have any amount: there the money must come to nothing too.
     """
@@ -208,7 +205,7 @@ def _come_to_nothing(moved_by: str, rows: WindowSpec) -> Column:
     return moved & (F.min("price_known").over(rows) | paid)
 
 
-def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
+def _with_causes(groups: DataFrame, dimensions: Sequence[str]) -> DataFrame:
     tokens = F.col("provider_tokens").cast(TOKENS)
     theirs, difference = F.col("provider_amount"), F.col("difference")
     more = F.col("more_tokens").cast(TOKENS)
@@ -219,7 +216,9 @@ def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
     by_its_prices = F.coalesce(_near(theirs, F.col("by_its_prices")), F.lit(False))
     a_price = by_its_prices | (F.col("by_its_prices").isNull() & _has_a_price(theirs, tokens))
     new_price = F.when(another_tier, "tier_differs").otherwise("price_differs")
-    quantity_only = _between(difference, (more * F.col("lowest")).cast(MONEY), (more * F.col("highest")).cast(MONEY))
+    quantity_only = _nearly_between(
+        difference, (more * F.col("lowest")).cast(MONEY), (more * F.col("highest")).cast(MONEY)
+    )
     of_quantity = (more * F.col("lowest")).cast(MONEY)
     both_differ = (F.col("lowest") == F.col("highest")) & by_its_prices
     same_tokens = F.when(another_tier, "tier_differs").when(a_price, "price_differs").otherwise("unexplained")
@@ -243,7 +242,7 @@ def _with_causes(cells: DataFrame, dimensions: Sequence[str]) -> DataFrame:
         .when(both_differ, two)
         .otherwise(one(F.lit("unexplained")))
     )
-    rows = cells.withColumn("found", F.explode(causes))
+    rows = groups.withColumn("found", F.explode(causes))
     only = F.when(F.col("lowest") == F.col("highest"), F.col("lowest").cast("decimal(14,12)"))
     columns = {
         "period_start": F.timestamp_seconds("start"),
@@ -262,7 +261,7 @@ def _near(amount: Column, other: Column) -> Column:
     return (amount == other) | (F.abs(amount - other) < F.col("tolerance"))
 
 
-def _between(amount: Column, one: Column, other: Column) -> Column:
+def _nearly_between(amount: Column, one: Column, other: Column) -> Column:
     """Whether an amount lies between two, within the provider's rounding."""
     low, high = F.least(one, other), F.greatest(one, other)
     near = (F.abs(amount - low) < F.col("tolerance")) | (F.abs(amount - high) < F.col("tolerance"))
@@ -282,10 +281,9 @@ def _has_a_price(amount: Column, tokens: Column) -> Column:
 def _tiers(prices: PriceList) -> Iterator[dict[str, Any]]:
     by_key: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for price in prices.prices:
-        for kind, nano in (("input", price.input_pico_per_token), ("output", price.output_pico_per_token)):
-            if nano is not None:
-                tier: dict[str, Any] = {"tier": price.tier, "from_us": price.from_us, "to_us": price.to_us}
-                tier["price"] = plain_units(nano, 12)  # a price per 1,000 in 10^-9 is one per token in 10^-12
+        for kind, of_token in (("input", price.input_token_price), ("output", price.output_token_price)):
+            if of_token is not None:
+                tier = {"tier": price.tier, "from_us": price.from_us, "to_us": price.to_us, "price": of_token}
                 by_key.setdefault((price.model, price.region, kind), []).append(tier)
     for (model, region, kind), tiers in by_key.items():
         yield {"list_model": model, "list_region": region, "list_token_type": kind, "tiers": tiers}

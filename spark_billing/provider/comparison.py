@@ -14,8 +14,9 @@ from spark_billing.core.errors import TotalsError, UsageError
 from spark_billing.core.json_fields import amount_of, json_object, text_of, whole_of
 from spark_billing.core.money import add, money, subtract
 from spark_billing.provider.causes import CAUSES
-from spark_billing.provider.cells import sums_of
+from spark_billing.provider.groups import sums_of
 from spark_billing.provider.mapping import DIMENSIONS
+from spark_billing.provider.schemas import ADDEND
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Comparison:
         return all(cause != "unexplained" for cause, _, _ in self.causes)
 
     def as_json(self) -> dict[str, Any]:
-        """What `estimates.Reconciliation` reads: amounts as plain text."""
+        """What `Reconciliation.parse` reads: amounts as plain text."""
         return {
             "currency": self.currency,
             "ours": f"{self.ours:f}",
@@ -106,7 +107,7 @@ def summarize(lines: DataFrame, provider: DataFrame, differences: DataFrame, gra
     ours, theirs = (sums_of(frame, *names) for frame, names in ((lines, ()), (provider, ("discount", "vouchers"))))
     by_cause = (
         differences.groupBy("cause")
-        .agg(F.count(F.lit(1)).alias("rows"), F.sum(F.col("difference").cast("decimal(28,12)")).alias("difference"))
+        .agg(F.count(F.lit(1)).alias("rows"), F.sum(F.col("difference").cast(ADDEND)).alias("difference"))
         .collect()
     )
     found = {row["cause"]: (row["rows"], row["difference"]) for row in by_cause}

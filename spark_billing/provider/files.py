@@ -62,7 +62,7 @@ def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str
         raise ProviderBillError(f"the provider's bill {path!r} has no row")
     _require_each_page_once(path, pages)
     schema = ", ".join(f"{quoted(name)} string" for name in names)
-    return spark.createDataFrame([tuple(_cell_text(row.get(name)) for name in names) for row in rows], schema)
+    return spark.createDataFrame([tuple(_text_of_value(row.get(name)) for name in names) for row in rows], schema)
 
 
 def _documents(path: str, text: str) -> Iterator[Any]:
@@ -161,7 +161,7 @@ def _counted_rows(pages: Sequence[_Page]) -> Optional[tuple[int, int]]:
     return None if totals or total is None else (total, sum(len(page.rows) for page in pages))
 
 
-def _cell_text(value: Any) -> Optional[str]:
+def _text_of_value(value: Any) -> Optional[str]:
     if value is None or isinstance(value, str):
         return value
     return f"{value:f}" if isinstance(value, Decimal) else json.dumps(value, default=str)

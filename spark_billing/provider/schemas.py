@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pyspark.sql.types import LongType, StringType, TimestampType
+from pyspark.sql.types import DecimalType, LongType, StringType, TimestampType
 
 from spark_billing.core.schemas import AMOUNT, PRICE, TOTAL_TOKENS, struct
+
+ADDEND = DecimalType(28, 12)  # an amount that is to be added up: the sum has ten digits more, which is AMOUNT
 
 PROVIDER_BILL = struct(  # without the columns among workspace_id to tokens that a provider's bill does not tell
     period_start=TimestampType(),
@@ -30,7 +32,7 @@ RECONCILIATION = struct(
     model=StringType(),
     token_type=StringType(),
     tier=StringType(),
-    cause=StringType(),  # reconciliation.CAUSES
+    cause=StringType(),  # one of `causes.CAUSES`
     our_tokens=TOTAL_TOKENS,
     provider_tokens=TOTAL_TOKENS,
     our_price_per_1k=PRICE,  # null where there are several

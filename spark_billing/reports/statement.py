@@ -23,7 +23,7 @@ from spark_billing.core.hours import (
     start_of_hour,
 )
 from spark_billing.core.money import EXACT, money
-from spark_billing.core.published import CENT, SETTLED_AFTER
+from spark_billing.core.published import CENT, SETTLED_AFTER_HOURS
 from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.text import printable, table
 from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, sums_by, total_of
@@ -134,7 +134,7 @@ def _hour_within(period: Period, seconds: int) -> int:
 
 
 def monthly_statement(
-    lines: DataFrame, month: str, *, as_of: Optional[str] = None, closed_after: int = SETTLED_AFTER, top: int = 20
+    lines: DataFrame, month: str, *, as_of: Optional[str] = None, closed_after: int = SETTLED_AFTER_HOURS, top: int = 20
 ) -> Statement:
     """The statement of a UTC+8 month such as 2026-04: per workspace, model and tag, originals apart from adjustments.
 

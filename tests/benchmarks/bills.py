@@ -112,18 +112,18 @@ class Contest:
         import pandas as pd
         from pyspark.sql.functions import pandas_udf
 
-        nano = self._lookup()
+        tiers = self._lookup()
 
         def price(model: pd.Series, region: pd.Series, tokens: pd.Series, output: pd.Series) -> pd.Series:
             calls = zip(model, region, tokens, output.fillna(0))
-            return pd.Series([_one(nano, m, r, int(i), int(o)) for m, r, i, o in calls])
+            return pd.Series([_one(tiers, m, r, int(i), int(o)) for m, r, i, o in calls])
 
         price.__annotations__ = dict.fromkeys(("model", "region", "tokens", "output", "return"), pd.Series)
         return self.usage.agg(F.sum(pandas_udf(price, DecimalType(18, 12))(*_CALL[:4])))
 
     def plain_cost(self) -> DataFrame:
-        nano = self._lookup()
-        price = F.udf(lambda m, r, i, o: _one(nano, m, r, i, o or 0), DecimalType(18, 12), useArrow=False)
+        tiers = self._lookup()
+        price = F.udf(lambda m, r, i, o: _one(tiers, m, r, i, o or 0), DecimalType(18, 12), useArrow=False)
         return self.usage.agg(F.sum(price(*_CALL[:4])))
 
     def _lookup(self) -> dict[tuple[str, str], list[tuple[int, int, int]]]:
@@ -139,10 +139,10 @@ _CALL = ("model", "region", "input_tokens", "output_tokens", "call_time")
 
 
 def _cost(input_pico: Column, output_pico: Column) -> Column:
-    """Tokens x price per 1,000 / 1,000 as a decimal, from prices in 10^-9."""
+    """Tokens x price as a decimal, from prices of one token in 10^-12."""
 
-    def charge(tokens: Column, nano: Column) -> Column:
-        price = (nano.cast("decimal(9,0)") * F.lit(PICO)).cast("decimal(12,12)")
+    def charge(tokens: Column, pico: Column) -> Column:
+        price = (pico.cast("decimal(9,0)") * F.lit(PICO)).cast("decimal(12,12)")
         return F.coalesce(tokens, F.lit(0)).cast("decimal(10,0)") * price
 
     return (charge(F.col("input_tokens"), input_pico) + charge(F.col("output_tokens"), output_pico)).cast(
@@ -150,10 +150,10 @@ def _cost(input_pico: Column, output_pico: Column) -> Column:
     )
 
 
-def _one(nano: dict[tuple[str, str], list[tuple[int, int, int]]], model: str, region: str, i: int, o: int) -> Decimal:
+def _one(tiers: dict[tuple[str, str], list[tuple[int, int, int]]], model: str, region: str, i: int, o: int) -> Decimal:
     if not 0 < i <= MAX_TOKENS:
         raise ValueError(i)
-    for top, input_pico, output_pico in nano[model, region]:
+    for top, input_pico, output_pico in tiers[model, region]:
         if i <= top:
             return (i * input_pico + o * output_pico) * PICO
     raise ValueError(i)

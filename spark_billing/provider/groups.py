@@ -1,4 +1,4 @@
-"""Our bill lines and the provider's rows, added up by what both tell: one cell for each, side by side."""
+"""Our bill lines and the provider's rows, added up by what both tell: one group for each, side by side."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from spark_billing.core.columns import period_end, period_start
 from spark_billing.core.errors import ProviderBillError
 from spark_billing.core.schemas import COST, PRICE, TOKENS
+from spark_billing.provider.schemas import ADDEND
 
 # so that the difference of two still has 12 decimals
 MONEY = "decimal(36,12)"
@@ -46,7 +47,7 @@ def side_by_side(
         return frame.withColumn("start", period_start(F.unix_seconds("period_start"), grain))
 
     def total(name: str, dtype: str) -> Column:
-        return F.sum(F.col(name).cast("decimal(28,12)" if dtype == MONEY else COUNT)).cast(dtype)
+        return F.sum(F.col(name).cast(ADDEND if dtype == MONEY else COUNT)).cast(dtype)
 
     # what was billed and taken back again leaves no price
     by_price = at_grain(lines).groupBy(*keys, "currency", "price_per_1k")
@@ -75,19 +76,19 @@ def side_by_side(
         F.count(F.lit(1)).alias("provider_rows"),
         of_all(F.col("tokens").cast(TOKENS), COUNT).alias("provider_tokens"),
         total("amount", MONEY).alias("provider_amount"),
-        of_all(by_its_prices.cast("decimal(28,12)"), MONEY).alias("by_its_prices"),
+        of_all(by_its_prices.cast(ADDEND), MONEY).alias("by_its_prices"),
         F.when(F.min("price_per_1k") == F.max("price_per_1k"), F.max("price_per_1k")).alias("provider_price_per_1k"),
     )
-    cells = ours.join(theirs, keys, "full")
+    groups = ours.join(theirs, keys, "full")
     if other_lines is not None:
         other = at_grain(other_lines).groupBy(*keys)
         sums = (total("tokens", COUNT).alias("other_tokens"), total("amount", MONEY).alias("other_amount"))
-        cells = cells.join(other.agg(*sums, F.lit(True).alias("has_other")), keys, "full")
+        groups = groups.join(other.agg(*sums, F.lit(True).alias("has_other")), keys, "full")
     else:
-        cells = cells.withColumns({"other_tokens": F.lit(None).cast(COUNT), "other_amount": F.lit(None).cast(MONEY)})
+        groups = groups.withColumns({"other_tokens": F.lit(None).cast(COUNT), "other_amount": F.lit(None).cast(MONEY)})
     has_ours, has_theirs = F.col("our_tokens").isNotNull(), F.col("provider_rows").isNotNull()
     zero, nothing = F.lit(0).cast(COUNT), F.lit(0).cast(MONEY)
-    there = cells.filter(has_ours | has_theirs).withColumns({"has_ours": has_ours, "has_theirs": has_theirs})
+    there = groups.filter(has_ours | has_theirs).withColumns({"has_ours": has_ours, "has_theirs": has_theirs})
     return there.withColumns(
         {
             "our_tokens": F.coalesce("our_tokens", zero),
@@ -105,7 +106,7 @@ def side_by_side(
 
 
 def sums_of(frame: DataFrame, *names: str) -> dict[str, Any]:
-    sums = (F.sum(F.col(name).cast("decimal(28,12)")).alias(name) for name in ("amount", *names))
+    sums = (F.sum(F.col(name).cast(ADDEND)).alias(name) for name in ("amount", *names))
     row = frame.agg(*sums, F.collect_set("currency").alias("currencies")).collect()[0]
     return {name: Decimal(0) if value is None else value for name, value in row.asDict().items()}
 
