@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 try:
-    from spark_billing.commands.statement import statement_of_month
+    from spark_billing.commands.statement import statement
 except ModuleNotFoundError as error:  # run from a checkout, without --py-files and not installed
     if error.name != "spark_billing":
         raise
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    from spark_billing.commands.statement import statement_of_month
+    from spark_billing.commands.statement import statement
 
 if __name__ == "__main__":
-    raise SystemExit(statement_of_month())
+    raise SystemExit(statement())

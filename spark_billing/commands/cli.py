@@ -9,19 +9,19 @@ from typing import Optional
 
 from spark_billing.commands.bill_history import bill_history
 from spark_billing.commands.command import REFUSED, add_version
-from spark_billing.commands.estimate_cost import estimate
+from spark_billing.commands.estimate_cost import estimate_cost
 from spark_billing.commands.export_focus import export_focus
 from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.commands.reconcile_bill import reconcile_bill
 from spark_billing.commands.report import report
 from spark_billing.commands.rerate import rerate
 from spark_billing.commands.sql import sql
-from spark_billing.commands.statement import statement_of_month
+from spark_billing.commands.statement import statement
 
 _DEMO = "spark-billing bill --demo"
 COMMANDS = (
-    *(hourly_bill, bill_history, rerate, estimate, reconcile_bill),
-    *(statement_of_month, report, export_focus, sql),
+    *(hourly_bill, bill_history, rerate, estimate_cost, reconcile_bill),
+    *(statement, report, export_focus, sql),
 )
 
 

@@ -8,14 +8,12 @@ from datetime import datetime, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Optional
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from spark_billing.commands.arguments import add_price_arguments, price_list_of
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import write_lines
-from spark_billing.core.errors import UsageError, users_error
+from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import parse_instant
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.estimates.answers import learn_output
@@ -65,23 +63,17 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": "UTC"}):
         prompts = read_usage(spark, arguments.prompts, arguments.prompts_format, what="prompts")
         output_tokens = _output_tokens(spark, arguments)
-        try:
-            found = estimate_calls(
-                prompts,
-                text=arguments.text,
-                model=arguments.model,
-                region=arguments.region,
-                output_tokens=output_tokens,
-                prices=prices,
-                at=at,
-                tokens=arguments.tokens,
-                one_in=one_in,
-            )
-        except (PySparkException, Py4JJavaError) as error:
-            reason = users_error(error)
-            if reason is None:
-                raise
-            raise UsageError(f"the prompts cannot be read or mapped: {reason}") from None
+        found = estimate_calls(
+            prompts,
+            text=arguments.text,
+            model=arguments.model,
+            region=arguments.region,
+            output_tokens=output_tokens,
+            prices=prices,
+            at=at,
+            tokens=arguments.tokens,
+            one_in=one_in,
+        )
         if arguments.summary:
             write_lines(spark, "--summary", arguments.summary, [Expected.of(found).to_json()])
         say("\n".join(printed_estimate(found)))
@@ -117,7 +109,7 @@ def _one_in(text: str) -> int:
     return one_in
 
 
-estimate = Command(
+estimate_cost = Command(
     name="estimate",
     job="estimate_cost.py",
     description="Say what ai_query over a table of prompts would cost, before it is run: low, middle and high, and "
@@ -135,5 +127,5 @@ examples:
 """,
     add_arguments=_add_arguments,
     run=_run,
-    cannot="the prompts cannot be estimated",
+    cannot="the prompts cannot be read or mapped",
 )

@@ -64,29 +64,29 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     with settings(spark, SESSION_SETTINGS):
         if arguments.to is not None:
             place_of(spark, "--to", arguments.to)  # before the work
-        statement = monthly_statement(
+        found = monthly_statement(
             ledger_lines(spark, ledger_of(spark, arguments), start=start, end=end),
             arguments.month,
             as_of=arguments.as_of,
             closed_after=arguments.closed_after,
             top=arguments.top,
         )
-        lines = _lines_of_format(statement, arguments.format)
+        lines = _lines_of_format(found, arguments.format)
         if arguments.to is None:
             say_lines(lines)
         else:
             write_lines(spark, "--to", arguments.to, lines)
-            say(f"{statement.month}: {money(statement.total.amount)} {statement.currency} exactly, {arguments.to}")
+            say(f"{found.month}: {money(found.total.amount)} {found.currency} exactly, {arguments.to}")
     return DONE
 
 
-def _lines_of_format(statement: Statement, file_format: str) -> Iterable[str]:
+def _lines_of_format(found: Statement, file_format: str) -> Iterable[str]:
     if file_format == "csv":
-        return statement_csv(statement)
-    return statement_html(statement) if file_format == "html" else statement.text()
+        return statement_csv(found)
+    return statement_html(found) if file_format == "html" else found.text()
 
 
-statement_of_month = Command(
+statement = Command(
     name="statement",
     job="statement.py",
     description="The statement of a month, to tie to the invoice: by workspace, model and tag, adjustments apart from "

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 
 from spark_billing.core.errors import OutputError
 
-_READERS = 16  # files read at once: on an object store each takes some milliseconds
+PARALLEL_READS = 16  # files read at once: on an object store each takes some milliseconds
 
 
 class Folder:
@@ -106,7 +106,7 @@ class Storage(Folder):
 
     def texts(self, relative: str) -> dict[str, str]:
         """The content of each JSON file in a folder by its name; nothing if there is no such folder."""
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(PARALLEL_READS) as readers:
             # a draft of another writer (`create`) may be gone before it is read
             names = [name for name in self.names(relative) if name.endswith(".json")]
             return dict(zip(names, readers.map(lambda name: self.read(f"{relative}/{name}"), names)))
@@ -120,7 +120,7 @@ class Storage(Folder):
 
     def create(self, relative: str, text: str) -> bool:
         """Write a file that must not exist yet, whole or not at all; False if another writer was first."""
-        local = self._local(relative)
+        local = self.local_path(relative)
         if local is not None:  # Hadoop's local file system looks before it creates; a hard link is one atomic step
             os.makedirs(os.path.dirname(local), exist_ok=True)
             draft = f"{os.path.dirname(local)}/.{uuid4().hex}"
@@ -150,7 +150,7 @@ class Storage(Folder):
         """Write a file of these texts in place of what is there, once it is whole."""
         above, slash, _ = relative.rpartition("/")
         draft = f"{above}{slash}.{uuid4().hex}"
-        local, local_target = self._local(draft), self._local(relative)
+        local, local_target = self.local_path(draft), self.local_path(relative)
         try:
             if local is not None and local_target is not None:  # Hadoop's would leave a .crc file beside it
                 os.makedirs(os.path.dirname(local), exist_ok=True)
@@ -173,6 +173,7 @@ class Storage(Folder):
             else:
                 self.delete(draft)
 
-    def _local(self, relative: str) -> Optional[str]:
+    def local_path(self, relative: str) -> Optional[str]:
+        """Where a file or folder is in this machine's own file system; None if the storage is another one."""
         uri = urlparse(self._uri)
         return f"{unquote(uri.path)}/{relative}" if uri.scheme == "file" else None

@@ -76,7 +76,7 @@ class Examined:
     broken: Sequence[BrokenRule]
 
 
-class _Rule(NamedTuple):
+class Rule(NamedTuple):
     name: str
     breaks: Column  # null: not broken by this row
 
@@ -84,7 +84,7 @@ class _Rule(NamedTuple):
 def check_focus(frame: DataFrame, version: str = "1.2") -> list[BrokenRule]:
     """The rules of FOCUS that rows of model calls break; none, if the rows are as `to_focus` makes them.
 
-    `frame` has typed columns (`schemas.FOCUS`), as read from Parquet, or text as read from CSV. One pass over the rows,
+    `frame` has typed columns (`columns.FOCUS`), as read from Parquet, or text as read from CSV. One pass over the rows,
     and one more for the examples if a rule is broken. If columns are missing or of another type, only that is said.
     `UsageError` if there are no rules for the version. Source: the specification's requirements of each column.
 
@@ -112,7 +112,7 @@ def examine(frame: DataFrame, version: str) -> Examined:
     if texts:
         rows = rows.withColumns({_text_of(f.name): F.col(f.name) for f in texts})
         rows = rows.withColumns({f.name: _value(f) for f in texts})
-    rules = [*_text_rules(texts), *_row_rules(version), *_time_rules()]
+    rules = [*_text_rules(texts), *row_rules(version)]
     # side by side, not one within the other: a hundred nested ones are more than Spark Connect reads
     any_broken = F.coalesce(*(F.when(rule.breaks, True) for rule in rules), F.lit(False))
     # SKUs and invoices are few: what is to be said of them is said of groups of rows
@@ -139,7 +139,7 @@ def examine(frame: DataFrame, version: str) -> Examined:
     return Examined(row["rows"] or 0, int(row["tokens"] or 0), row["cost"] or Decimal(0), broken)
 
 
-def _broken_rows(rows: DataFrame, rules: Sequence[_Rule]) -> list[BrokenRule]:
+def _broken_rows(rows: DataFrame, rules: Sequence[Rule]) -> list[BrokenRule]:
     """The rules that rows break, in their order, each with one of the rows."""
     such = F.concat_ws(" ", "SubAccountId", utc_text(F.col("ChargePeriodStart")), "SkuPriceId")
     numbers = F.array_compact(F.array(*(F.when(rule.breaks, F.lit(i)) for i, rule in enumerate(rules))))
@@ -202,54 +202,59 @@ def _value(field: StructField) -> Column:
     return F.when(text.rlike(_pattern(field.dataType)), value)
 
 
-def _text_rules(fields: Sequence[StructField]) -> Iterator[_Rule]:
+def _text_rules(fields: Sequence[StructField]) -> Iterator[Rule]:
     for field in fields:
         text = F.col(quoted(_text_of(field.name)))
         kind = "a UTC instant with Z" if isinstance(field.dataType, TimestampType) else "a plain number"
         unreadable = text.isNotNull() & (~text.rlike(_pattern(field.dataType)) | F.col(field.name).isNull())
-        yield _Rule(f"the text of {field.name} is {kind}", unreadable)
+        yield Rule(f"the text of {field.name} is {kind}", unreadable)
 
 
 # --- rules on one row
 
 
-def _row_rules(version: str) -> Iterator[_Rule]:
+def row_rules(version: str) -> list[Rule]:
+    """The rules of a version of FOCUS on single rows, in the order in which they are told."""
+    return [*_value_rules(version), *_time_rules()]
+
+
+def _value_rules(version: str) -> Iterator[Rule]:
     fields = [field for field in FOCUS[version].fields if not field.name.startswith("x_")]
     names = [field.name for field in fields]
     for name in names:
         if name not in _NULLABLE:
-            yield _Rule(f"{name} is not null", F.col(name).isNull())
+            yield Rule(f"{name} is not null", F.col(name).isNull())
     for name, value in _VALUES.items():
-        yield _Rule(f"{name} is {value!r}", F.col(name) != value)
-    yield _Rule("ChargeClass is null or 'Correction'", F.col("ChargeClass") != "Correction")
-    yield _Rule("CommitmentDiscountStatus is null", F.col("CommitmentDiscountStatus").isNotNull())
+        yield Rule(f"{name} is {value!r}", F.col(name) != value)
+    yield Rule("ChargeClass is null or 'Correction'", F.col("ChargeClass") != "Correction")
+    yield Rule("CommitmentDiscountStatus is null", F.col("CommitmentDiscountStatus").isNotNull())
     for name, other in _NULL_TOGETHER:
         if name in names:
-            yield _Rule(f"{name} is null where {other} is", F.col(name).isNull() != F.col(other).isNull())
+            yield Rule(f"{name} is null where {other} is", F.col(name).isNull() != F.col(other).isNull())
     for name, other in _NULL_WITH:
-        yield _Rule(f"{name} is null where {other} is", F.col(name).isNotNull() & F.col(other).isNull())
+        yield Rule(f"{name} is null where {other} is", F.col(name).isNotNull() & F.col(other).isNull())
     empty = F.lit(False)
     for field in fields:
         if isinstance(field.dataType, StringType):
             empty |= F.coalesce(F.col(field.name) == "", F.lit(False))
-    yield _Rule("no column of FOCUS holds empty text", empty)
+    yield Rule("no column of FOCUS holds empty text", empty)
 
     for name in ("BillingCurrency", "PricingCurrency"):
-        yield _Rule(f"{name} is a code of three letters", ~F.col(name).rlike(r"\A[A-Z]{3}\z"))
-    yield _Rule("PricingCurrency is BillingCurrency", F.col("PricingCurrency") != F.col("BillingCurrency"))
+        yield Rule(f"{name} is a code of three letters", ~F.col(name).rlike(r"\A[A-Z]{3}\z"))
+    yield Rule("PricingCurrency is BillingCurrency", F.col("PricingCurrency") != F.col("BillingCurrency"))
     # the product of THOUSANDS and PRICE has AMOUNT's digits, so Spark rounds nothing
     for kind in ("List", "Contracted"):
         product = F.col(f"{kind}UnitPrice") * F.col("PricingQuantity")
-        yield _Rule(f"{kind}UnitPrice x PricingQuantity is {kind}Cost", product != F.col(f"{kind}Cost"))
-        yield _Rule(f"{kind}UnitPrice is not negative", F.col(f"{kind}UnitPrice") < 0)
+        yield Rule(f"{kind}UnitPrice x PricingQuantity is {kind}Cost", product != F.col(f"{kind}Cost"))
+        yield Rule(f"{kind}UnitPrice is not negative", F.col(f"{kind}UnitPrice") < 0)
     for name in ("ListCost", "EffectiveCost", "BilledCost"):
-        yield _Rule(f"{name} is ContractedCost", F.col(name) != F.col("ContractedCost"))
+        yield Rule(f"{name} is ContractedCost", F.col(name) != F.col("ContractedCost"))
     for name in ("ContractedUnitPrice", "EffectiveCost", "ListUnitPrice"):
-        yield _Rule(f"PricingCurrency{name} is {name}", F.col(f"PricingCurrency{name}") != F.col(name))
+        yield Rule(f"PricingCurrency{name} is {name}", F.col(f"PricingCurrency{name}") != F.col(name))
     thousandth = F.lit("0.001").cast("decimal(3,3)")
     consumed = F.col("ConsumedQuantity") * thousandth
-    yield _Rule("ConsumedQuantity is 1000 x PricingQuantity", consumed != F.col("PricingQuantity"))
-    yield _Rule("Tags is a JSON object of text, each key once", ~_is_object(F.col("Tags")))
+    yield Rule("ConsumedQuantity is 1000 x PricingQuantity", consumed != F.col("PricingQuantity"))
+    yield Rule("Tags is a JSON object of text, each key once", ~_is_object(F.col("Tags")))
 
 
 def _is_object(text: Column) -> Column:
@@ -260,30 +265,30 @@ def _is_object(text: Column) -> Column:
     return F.when(text.isNotNull(), F.coalesce(same, F.lit(False)))
 
 
-def _time_rules() -> Iterator[_Rule]:
+def _time_rules() -> Iterator[Rule]:
     start, end, charged_from, charged_to = (
         F.unix_micros(name)
         for name in ("BillingPeriodStart", "BillingPeriodEnd", "ChargePeriodStart", "ChargePeriodEnd")
     )
     day = billing_date(F.unix_seconds("BillingPeriodStart"))
     first, after = (midnight(date) * F.lit(1_000_000) for date in (F.trunc(day, "month"), F.add_months(day, 1)))
-    yield _Rule("BillingPeriodStart is the start of a month in UTC+8", start != first)
-    yield _Rule("BillingPeriodEnd is the start of the month after", end != after)
-    yield _Rule("ChargePeriodStart is the start of an hour", charged_from % F.lit(_HOUR_US) != 0)
-    yield _Rule("ChargePeriodEnd is an hour later", charged_to - charged_from != F.lit(_HOUR_US))
+    yield Rule("BillingPeriodStart is the start of a month in UTC+8", start != first)
+    yield Rule("BillingPeriodEnd is the start of the month after", end != after)
+    yield Rule("ChargePeriodStart is the start of an hour", charged_from % F.lit(_HOUR_US) != 0)
+    yield Rule("ChargePeriodEnd is an hour later", charged_to - charged_from != F.lit(_HOUR_US))
     correction = F.col("ChargeClass").isNotNull()
     outside = (charged_from < start) | (charged_to > end)
-    yield _Rule("a charge that is no Correction lies in its billing period", ~correction & outside)
-    yield _Rule("a Correction is of a month before its billing period", correction & (charged_to > start))
+    yield Rule("a charge that is no Correction lies in its billing period", ~correction & outside)
+    yield Rule("a Correction is of a month before its billing period", correction & (charged_to > start))
 
 
-def _group_rules() -> Iterator[tuple[_Rule, str]]:
+def _group_rules() -> Iterator[tuple[Rule, str]]:
     """Rules on rows that share these columns, each with the column that names such rows."""
     for one, other in _ONE_FOR_EACH:
         value, of_one = F.coalesce(F.col(other), F.lit("")), Window.partitionBy(one)
         differ = F.min(value).over(of_one) != F.max(value).over(of_one)
-        yield _Rule(f"each {one} has one {other}", F.col(one).isNotNull() & differ), one
+        yield Rule(f"each {one} has one {other}", F.col(one).isNotNull() & differ), one
     details = F.col("SkuPriceDetails")
-    yield _Rule("SkuPriceDetails is a JSON object of text, each key once", ~_is_object(details)), "SkuPriceId"
+    yield Rule("SkuPriceDetails is a JSON object of text, each key once", ~_is_object(details)), "SkuPriceId"
     own_keys = F.forall(F.map_keys(F.from_json(details, _OBJECT)), lambda key: key.startswith("x_"))
-    yield _Rule("the keys of SkuPriceDetails begin with x_", ~own_keys), "SkuPriceId"
+    yield Rule("the keys of SkuPriceDetails begin with x_", ~own_keys), "SkuPriceId"

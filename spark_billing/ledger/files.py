@@ -108,7 +108,7 @@ class Staging:
     def write_lines(self, lines: DataFrame, path: str) -> None:
         """Bill lines in a folder, by date and in order."""
         tags = sorted(tag_columns(lines))
-        self._write(lines, path, ("billing_date",), (*_LINE_ORDER, *tags))
+        self.write(lines, path, ("billing_date",), (*_LINE_ORDER, *tags))
 
     def table(self, table: str, rows: DataFrame) -> DataFrame:
         """A table of bill lines or bills, written and read back."""
@@ -116,7 +116,7 @@ class Staging:
         if table == "bill_lines":
             self.write_lines(rows, path)
         else:
-            self._write(rows, path, PARTITIONED_BY[table], ("period_start", "workspace_id"))
+            self.write(rows, path, PARTITIONED_BY[table], ("period_start", "workspace_id"))
         return self.spark.read.schema(rows.schema).parquet(self.storage.path(path))
 
     def calls(self, table: str, rated: DataFrame, **added: Column) -> dict[str, int]:
@@ -133,7 +133,7 @@ class Staging:
             *as_it_came(F.col("source").getField(ROW), tuple(added), source[ROW].dataType),
             *(column.alias(name) for name, column in added.items()),
         )
-        self._write(rows, f"{self.folder}/{table}", PARTITIONED_BY[table], ())
+        self.write(rows, f"{self.folder}/{table}", PARTITIONED_BY[table], ())
         return {name: int(value) for name, value in counted.get.items()}
 
     def rejected_rows(self) -> dict[str, int]:
@@ -150,7 +150,8 @@ class Staging:
         """The partitions written here, as paths below the output once they are moved there."""
         return [part for table in PARTITIONED_BY for part in _partitions(self.storage, f"{self.folder}/", table)]
 
-    def _write(self, rows: DataFrame, path: str, by: Sequence[str], in_order: Sequence[str]) -> None:
+    def write(self, rows: DataFrame, path: str, by: Sequence[str], in_order: Sequence[str]) -> None:
+        """Rows in a folder of the output, partitioned, and in order within each file."""
         ordered = rows.repartition(*by).sortWithinPartitions(*by, *(quoted(name) for name in in_order))
         ordered.write.partitionBy(*by).parquet(self.storage.path(path))
 

@@ -77,7 +77,7 @@ def bars(what: str, names: Sequence[str], lengths: Sequence[Decimal], amounts: S
             axes.text(0, place + 0.2, f"name-{n}", color=_INK, va="baseline")
             axes.text(longest, place + 0.2, f"amount-{n}", color=_INK, va="baseline", ha="right")
         return {
-            **{f"name-{n}": _fitting(name, 7 * fitting) for n, name in enumerate(names)},
+            **{f"name-{n}": cut_to_fit(name, 7 * fitting) for n, name in enumerate(names)},
             **{f"amount-{n}": amount for n, amount in enumerate(amounts)},
         }
 
@@ -144,7 +144,7 @@ def _along(axes: Any, labels: Sequence[str], places: Sequence[float], fitting: i
     _ticks(axes.yaxis, 4)
 
 
-def _fitting(name: str, width: int) -> str:
+def cut_to_fit(name: str, width: int) -> str:
     """A name cut to so many columns, of which wide letters take two."""
     columns = [2 if east_asian_width(letter) in "WF" else 1 for letter in printable(name, width)]
     kept = next((n for n in range(len(columns) + 1) if sum(columns[: n + 1]) > width), len(columns))

@@ -13,7 +13,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError, spark_reason
-from spark_billing.core.storage import _READERS
+from spark_billing.core.storage import PARALLEL_READS
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 _CORRUPT = "_corrupt_record"  # as Spark names it for JSON
@@ -124,7 +124,7 @@ def orc_zone_conflict(spark: SparkSession, files: list[str], *, only_orc: bool =
             stream.close()
 
     if not only_orc:
-        with ThreadPoolExecutor(_READERS) as readers:
+        with ThreadPoolExecutor(PARALLEL_READS) as readers:
             paths = [path for path, found in zip(paths, readers.map(is_orc, paths)) if found]
     for path in paths:
         reader = orc.createReader(path, options)

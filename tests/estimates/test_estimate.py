@@ -9,7 +9,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from spark_billing import UsageError, estimate_calls, learn_output
-from spark_billing.commands.estimate_cost import estimate as estimate_job
+from spark_billing.commands.estimate_cost import estimate_cost
 from spark_billing.estimates.answers import OutputPerInput
 from spark_billing.estimates.estimate import Figures
 from spark_billing.estimates.token_ratios import LEVELS, estimated_tokens
@@ -335,7 +335,7 @@ def reviews(spark, tmp_path):
 @pytest.mark.classic
 def test_the_job_says_what_it_would_cost(reviews, capsys):
     arguments = ["--prompts", reviews, "--text", "review", *PLACE]
-    assert estimate_job([*arguments, "--output-tokens", "50"]) == 0
+    assert estimate_cost([*arguments, "--output-tokens", "50"]) == 0
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["qwen-plus/cn-hangzhou/0-128K", "1,000", "1,000", "1,000"] in said
     assert ["refused,", "missing_text", "1", "1", "1"] in said
@@ -349,7 +349,7 @@ def test_the_job_says_what_it_would_cost(reviews, capsys):
     ]
     assert not any("sampling" in line for line in said)
 
-    assert estimate_job([*arguments, "--output-tokens", "length(review)", "--sample", "0.1"]) == 0
+    assert estimate_cost([*arguments, "--output-tokens", "length(review)", "--sample", "0.1"]) == 0
     printed = capsys.readouterr().out
     assert "rows, one in 10, scaled up" in printed
     assert printed.count("sampling") == 3  # of calls, input tokens and cost
@@ -359,7 +359,7 @@ def test_the_job_says_what_it_would_cost(reviews, capsys):
 def test_a_prompt_of_many_lines_in_a_csv_file_is_one_call(tmp_path, capsys):
     (tmp_path / "prompts.csv").write_text('prompt\n"aaaaaaaaaaaa\n\nbbbbbbbbbb"\ncccccccccccccccccccccccc')
     arguments = ["--prompts", str(tmp_path / "prompts.csv"), "--text", "prompt", *PLACE, "--output-tokens", "50"]
-    assert estimate_job(arguments) == 0
+    assert estimate_cost(arguments) == 0
     said = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["qwen-plus/cn-hangzhou/0-128K", "2", "2", "2"] in said
     # 24 characters each, the two line breaks among them: / 4, x 7 / 24 and / 3
@@ -370,7 +370,7 @@ def test_a_prompt_of_many_lines_in_a_csv_file_is_one_call(tmp_path, capsys):
 def test_the_job_learns_from_past_usage(reviews, write, capsys):
     usage = write([call(n, input_tokens=100, output_tokens=n) for n in range(1, 11)])
     arguments = ["--prompts", reviews, "--text", "concat(review, review)", *PLACE, "--learn-from", usage]
-    assert estimate_job([*arguments, "--workspace", "w-1"]) == 0
+    assert estimate_cost([*arguments, "--workspace", "w-1"]) == 0
     said = capsys.readouterr().out
     assert "quantiles of 10 calls of w-1 to qwen-plus (0.055000 over all)" in said
     # 12, 14 and 16 tokens x 0.01, 0.05 and 0.09, each rounded up
@@ -409,13 +409,13 @@ def test_mistakes_are_one_line(spark, reviews, capsys):
     usual = ["--prompts", reviews, "--text", "review", *PLACE, "--output-tokens", "50"]
     with setting(spark, "spark.sql.ansi.enabled", "true"):
         for arguments, words in MISTAKES:
-            assert estimate_job([*usual, *arguments]) == 2, arguments
+            assert estimate_cost([*usual, *arguments]) == 2, arguments
             said = capsys.readouterr()
             assert said.out == ""
             assert len(said.err.splitlines()) == 1
             assert words in said.err
     with pytest.raises(SystemExit) as ended:
-        estimate_job([a for a in usual if a not in ("--output-tokens", "50")])
+        estimate_cost([a for a in usual if a not in ("--output-tokens", "50")])
     assert ended.value.code == 2
     assert "--output-tokens" in capsys.readouterr().err
 
@@ -427,7 +427,7 @@ def test_the_ratios_need_neither_numpy_nor_pandas_nor_pyarrow(tmp_path, reviews)
     site = site_without(tmp_path / "site", "numpy", "pandas", "pyarrow")
     arguments = ["--prompts", reviews, "--text", "review", *PLACE, "--output-tokens", "50"]
     result = python(
-        "from spark_billing.commands.estimate_cost import estimate\n"
+        "from spark_billing.commands.estimate_cost import estimate_cost\n"
         f"assert estimate({arguments!r}) == 0\n"
         f"assert estimate({[*arguments, '--tokens', 'tokenizer']!r}) == 2\n",
         "-S",

@@ -17,7 +17,7 @@ from spark_billing.core.hours import Period, parse_hour
 from spark_billing.estimates.expected import Expected
 from spark_billing.provider.comparison import Cause, Reconciliation
 from spark_billing.reports.breakdown import Part, Sums
-from spark_billing.reports.charts import _fitting, bars
+from spark_billing.reports.charts import bars, cut_to_fit
 from spark_billing.reports.report import Report, read_report
 from spark_billing.reports.report_page import report_html
 from tests.conftest import HOUR, call
@@ -196,7 +196,7 @@ def test_a_chart_is_an_element_of_a_page():
     [("abcdef", "abcdef"), ("abcdefg", "abcde…"), ("工作区", "工作区"), ("工作区甲", "工作…"), ("", "")],
 )
 def test_names_are_cut_to_fit(name, fitting):
-    assert _fitting(name, 6) == fitting
+    assert cut_to_fit(name, 6) == fitting
 
 
 @pytest.mark.campaign
