@@ -86,8 +86,8 @@ def estimate_calls(
     `text` is the whole prompt, a column or a SQL expression over the columns, such as `concat('Translate: ', review)`.
     `model` and `region` are ids, or Columns. `output_tokens` is the assumed output of each call: a number, a SQL
     expression or Column, or what `learn_output` has learnt. `tokens="ratio"` estimates input tokens from the text's
-    length (`tokens.estimated_tokens`), `"tokenizer"` counts them and needs `spark_billing[tokenizer]`. With `one_in`
-    above 1 a sample of one in so many rows is counted and scaled up. Null and empty texts would be refused
+    length (`token_ratios.estimated_tokens`), `"tokenizer"` counts them and needs `spark_billing[tokenizer]`. With
+    `one_in` above 1 a sample of one in so many rows is counted and scaled up. Null and empty texts would be refused
     (`missing_text`), the other reasons are those of `check_usage`. `UsageError` if an argument does not fit.
 
     Examples
@@ -214,7 +214,10 @@ def _with_tokens(asked: DataFrame, tokens: str, learnt: Optional[OutputPerInput]
     else:
         raise UsageError(f"tokens is {tokens!r}; it is ratio or tokenizer")
 
-    typed = typed_calls(asked, ("model", "region") + ("output_tokens",) * (learnt is None))
+    columns = ["model", "region"]
+    if learnt is None:
+        columns.append("output_tokens")
+    typed = typed_calls(asked, columns)
     calls = typed.withColumns({f"input_{level}": input_tokens[level] for level in LEVELS})
     calls = calls.withColumn("has_text", text != "")
     if learnt is None:

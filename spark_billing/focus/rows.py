@@ -39,7 +39,7 @@ def to_focus(
     tags: Optional[Mapping[str, str]] = None,
     region_names: Optional[Mapping[str, str]] = None,
 ) -> DataFrame:
-    """Ledger lines -> rows of FOCUS 1.2 or 1.4 (`schemas.FOCUS`), one per line; quantities are in 1,000 tokens.
+    """Ledger lines -> rows of FOCUS 1.2 or 1.4 (`columns.FOCUS`), one per line; quantities are in 1,000 tokens.
 
     `lines` are those of `ledger_lines`. Billing periods are months in UTC+8. `closed_months` are those whose invoice is
     issued, such as `{"2026-04": "2026-05-03T12:00+08:00"}`: what a run added to them from that instant on is a

@@ -29,7 +29,7 @@ _PATHS = {"ledger_lines": LINES}  # others are folders of their own names
 
 
 class CatalogTables:
-    """A namespace such as `spark_catalog.billing` whose tables are those of one output."""
+    """A namespace, such as billing in `spark_catalog`, whose tables are those of one output."""
 
     def __init__(self, spark: SparkSession, namespace: str) -> None:
         self.spark, self.namespace = spark, namespace

@@ -1,4 +1,4 @@
-"""The vectorized UDFs around the kernel, and their registration for SQL.
+"""The vectorized UDFs around `price_arrays.PriceTable`, and their registration for SQL.
 
 Importing this module needs pyarrow and numpy (and pandas before Spark 4.1), on the driver and on the executors; it
 needs no session. `arrow_udf` is used where the engine has it (Spark 4.1): it hands over instants and 64-bit integers
@@ -38,7 +38,7 @@ INVALID = -1  # a token count that is no whole number, or a negative one: it has
 NO_INSTANT = BEGINNING_US  # before all years that can be billed: it has no price either
 
 REQUEST_COSTS = StructType(
-    [StructField(name, LongType()) for name in ("price_row", "input_pico", "output_pico")]  # row of `prices.prices`
+    [StructField(name, LongType()) for name in ("price_row", "input_pico", "output_pico")]  # row of `PriceList.prices`
 )
 
 _WHOLE_TEXT = re.compile(r" *([+-]?[0-9]{1,38})(\.0*)? *")

@@ -16,7 +16,7 @@ from spark_billing.usage.reasons import reason_of
 def check_usage(usage: DataFrame, *, prices: PriceList, duplicates: bool = True) -> DataFrame:
     """Adds `reject_reason` to each usage row: null if the call is to be billed, else why not.
 
-    The reasons are `schemas.REJECT_REASONS`; the first that applies is given. Tokens are counts of the single request,
+    The reasons are `reasons.REJECT_REASONS`; the first that applies is given. Tokens are counts of the single request,
     `call_time` is an instant (a timestamp, or ISO 8601 text with an offset). With `duplicates=False` repeats are left
     alone and `request_id` is neither needed nor read. `UsageError` if a column is missing or of a type that cannot hold
     its meaning.

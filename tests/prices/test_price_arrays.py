@@ -1,4 +1,4 @@
-"""The kernel against the oracle, at every bound and at the largest values."""
+"""The arrays of a price list against the oracle, at every bound and at the largest values."""
 
 from datetime import timedelta
 from decimal import Decimal
