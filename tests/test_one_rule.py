@@ -25,7 +25,9 @@ from spark_billing import (
 )
 from spark_billing.core.hours import epoch_us
 from spark_billing.prices.price_arrays import UNPRICED, PriceTable
+from spark_billing.usage.calls import PRICED_BY, typed_calls
 from spark_billing.usage.reasons import REASONS, REJECT_REASONS
+from tests import oracle
 from tests.conftest import CALL, usage_frame
 
 CASES = Path(__file__).parent / "cases"
@@ -158,11 +160,20 @@ def test_every_reason_has_a_name_a_text_and_a_place():
     assert [reason.name for reason in REASONS if reason.applies is None] == ["duplicate_request", "conflicting_request"]
 
 
+REASON_ROWS = read("reject_reasons.csv")
+ABOUT_IDS = ("missing_request_id", "missing_workspace_id")  # known only where a call has ids: in checks and bills
+
+
+@pytest.fixture
+def rejected(spark):
+    """The table of reasons as a usage table of text."""
+    columns = ", ".join(f"{name} string" for name in REASON_ROWS[0])
+    return spark.createDataFrame([tuple(row.values()) for row in REASON_ROWS], columns)
+
+
 @pytest.mark.spark4
-def test_where_a_row_has_a_reason_no_form_has_a_price(spark, usd):
-    rows = read("reject_reasons.csv")
-    columns = ", ".join(f"{name} string" for name in rows[0])
-    usage = spark.createDataFrame([tuple(row.values()) for row in rows], columns)
+def test_where_a_row_has_a_reason_no_form_has_a_price(usd, rejected):
+    usage = rejected
     checked = check_usage(usage, prices=usd).withColumn("udf", model_call_cost(usd)(*CALL_COLUMNS))
     priced = price_calls(checked, prices=usd).collect()
     billed = {row["workspace_id"] for row in bill_lines(
@@ -170,7 +181,54 @@ def test_where_a_row_has_a_reason_no_form_has_a_price(spark, usd):
     ).collect()}  # fmt: skip
     for row in priced:
         assert row["reject_reason"] == row["expected_reason"], row
-        about_ids = row["expected_reason"] in ("missing_request_id", "missing_workspace_id")
-        if not about_ids:
+        if row["expected_reason"] not in ABOUT_IDS:
             assert (row["cost"] is None) == (row["udf"] is None) == (row["expected_reason"] is not None), row
         assert (row["request_id"] in billed) == (row["expected_reason"] is None), row
+
+
+@pytest.mark.spark4
+def test_reasons_in_sql(spark, usd, rejected):
+    """The functions take typed calls. They are not given ids; and a count that is no number is null to them, which is
+    fine for an embedding."""
+    for statement in sql_function_ddl(usd, prefix="reason_"):
+        spark.sql(statement)
+    cost = f"reason_model_call_cost({', '.join(CALL_COLUMNS)}) AS cost"
+    for row in typed_calls(rejected, PRICED_BY).selectExpr("source.*", cost).collect():
+        only_ids = row["expected_reason"] in ABOUT_IDS and row["model"] is not None
+        fine = row["expected_reason"] is None or only_ids or row["output_tokens"] == "many"
+        assert (row["cost"] is not None) == fine, row
+    for name in ("reason_model_call_cost", "reason_model_call_tier"):
+        spark.sql(f"DROP TEMPORARY FUNCTION {name}")
+
+
+def test_reasons_of_prompts(spark, usd):
+    """A prompt has no ids, no time of its own and a whole number of tokens; one without any has a reason of its own."""
+    of_others = (*ABOUT_IDS, "missing_call_time", "invalid_input_tokens")
+    rows = [row for row in REASON_ROWS if row["expected_reason"] not in of_others]
+    rows = [row for row in rows if row["request_id"] not in ("r61", "r63")]  # 0 tokens, 2^63 - 1 tokens: no such text
+    counts = [(oracle.whole(row["input_tokens"]) or 1, *(row[n] for n in ("model", "region", "output_tokens")))
+              for row in rows]  # fmt: skip
+    prompts = spark.createDataFrame(counts, "n int, model string, region string, output_tokens string")
+    asked = {name: F.col(name) for name in ("model", "region", "output_tokens")}
+    prompts = prompts.withColumn("text", F.expr("repeat('1', n)"))
+    figures = estimate_calls(prompts, text="text", **asked, prices=usd, at=oracle.COMMERCIAL_START).middle
+    expected = Counter(row["expected_reason"] for row in rows)
+    assert figures.calls == expected.pop(None)
+    assert figures.refused == expected
+
+
+def test_reasons_of_the_oracle():
+    """It knows no ids, and is given instants: which text is one is not for it to say."""
+
+    def instant(row):
+        if row["expected_reason"] == "missing_call_time":
+            return None
+        try:
+            return datetime.fromisoformat(row["call_time"].replace("Z", "+00:00"))
+        except ValueError:  # Spark reads more forms than Python
+            return oracle.COMMERCIAL_START
+
+    for row in REASON_ROWS:
+        if row["expected_reason"] not in ABOUT_IDS:
+            at = row["call_time"] and instant(row)
+            assert oracle.reason({**row, "call_time": at}) == row["expected_reason"], row
