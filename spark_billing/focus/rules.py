@@ -77,6 +77,8 @@ class Examined:
 
 
 class Rule(NamedTuple):
+    """What is asked of each row, and which rows break it."""
+
     name: str
     breaks: Column  # null: not broken by this row
 
