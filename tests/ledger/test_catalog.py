@@ -73,7 +73,7 @@ def test_a_run_that_died_before_the_catalog_is_caught_up(spark, write, run, monk
 def test_a_catalog_that_cannot_follow_leaves_the_run_committed(spark, write, run, monkeypatch):
     usage = write([call(1), call(2, model="x")])
     with monkeypatch.context() as patch:
-        patch.setattr(CatalogTables, "_partitions", lambda self, table, ledger: self.spark.sql("SELECT nowhere"))
+        patch.setattr(CatalogTables, "_sync_partitions", lambda self, table, ledger: self.spark.sql("SELECT nowhere"))
         code, err = run(usage)
     assert (code, len(err.splitlines())) == (1, 1)
     assert "the run is committed" in err
