@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spark_billing.bills.lines import bill_lines, hourly_bills
-from spark_billing.core.errors import PriceListError, ProviderBillError, SparkBillingError, UsageError
+from spark_billing.core.errors import (
+    LostRaceError,
+    OutputError,
+    PriceListError,
+    ProviderBillError,
+    RetractionError,
+    SparkBillingError,
+    TotalsError,
+    UsageError,
+)
 from spark_billing.core.version import __version__ as __version__
 from spark_billing.estimates.answers import learn_output
 from spark_billing.estimates.estimate import Estimate, estimate_calls
@@ -33,13 +42,17 @@ __all__ = [
     "BillMapping",
     "BrokenRule",
     "Estimate",
+    "LostRaceError",
+    "OutputError",
     "Price",
     "PriceList",
     "PriceListError",
     "ProviderBillError",
+    "RetractionError",
     "RunRecord",
     "SparkBillingError",
     "Statement",
+    "TotalsError",
     "UsageError",
     "bill_history",
     "bill_lines",

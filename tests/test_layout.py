@@ -195,7 +195,11 @@ def test_the_public_names():
         ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "
                                "usage_format: 'Optional[str]' = None, columns: 'Optional[Mapping[str, str]]' = None, "
                                "call_time_zone: 'Optional[str]' = None, duplicates: 'bool' = True, "
-                               "dedup_lookback: 'int' = 24, **options: 'Any') "
+                               "dedup_lookback: 'int' = 24, source: 'Optional[str]' = None, "
+                               "pricing: 'Pricing' = 'native', group_by_tags: 'Sequence[str]' = (), "
+                               "detail: 'bool' = False, as_of: 'Optional[str]' = None, "
+                               "closed_after: 'Optional[int]' = None, adjust_within: 'Optional[int]' = None, "
+                               "allow_retractions: 'bool' = False) "
                                "-> 'Callable[[DataFrame, int], None]'"),
         ("sql_function_ddl", "(prices: 'PriceList', *, namespace: 'Optional[str]' = None, prefix: 'str' = '') "
                              "-> 'list[str]'"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -21,6 +21,12 @@ Pricing = Literal["native", "udf"]
 _PICO_IN_MILLI = 10**9
 UDF_COSTS = ("udf_input_milli", "udf_input_pico", "udf_output_milli", "udf_output_pico")
 _CALL_MEASURES = ("requests", "total_input", "total_output", *UDF_COSTS)
+
+
+def require_pricing(pricing: str) -> None:
+    """`UsageError` if it is no way to price."""
+    if pricing not in get_args(Pricing):
+        raise UsageError(f"pricing is {pricing!r}; it is native, or udf (the same bill, slower)", parameter="pricing")
 
 
 def sum_calls(
@@ -68,6 +74,7 @@ def with_measures(
 ) -> DataFrame:
     """Adds to typed calls the tags to group by and what is summed: `requests`, `total_input`, `total_output`; with
     the UDF also its price row and costs."""
+    require_pricing(pricing)
     if pricing == "udf":
         from spark_billing.prices.udfs import request_costs  # only here is Arrow needed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 from pyspark.sql import DataFrame, SparkSession
@@ -75,19 +75,11 @@ def bill_usage(
         "allow_retractions": allow_retractions,
         "dry_run": dry_run,
     }
-    asked = {
-        "usage": None,  # it was given as it is
-        "usage_format": None,
-        "columns": dict(columns or {}),
-        "call_time_zone": call_time_zone,
-        "duplicates": duplicates,
-        **options,
-    }
-    with usage_session(usage.sparkSession, call_time_zone):
-        mapped = map_columns(usage, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
-        job = Job(mapped, prices, output, source, asked, hours, duplicates=duplicates,
-                  publishing_patience=publishing_patience, **options)  # fmt: skip
-        return bill_run(job).record
+    asked = {"usage": None, "usage_format": None}  # it was given as it is
+    mapping: dict[str, Any] = {"columns": columns, "call_time_zone": call_time_zone, "duplicates": duplicates}
+    where: dict[str, Any] = {"output": output, "source": source, "period": hours}
+    where["publishing_patience"] = publishing_patience
+    return _bill(usage.sparkSession, prices, lambda: usage, asked, mapping, options, **where).record
 
 
 def bill_table(
@@ -115,20 +107,29 @@ def bill_table(
             "give another output (rejected rows are billed there by a run over the whole usage)",
             parameter="output",
         )
-    asked = {
-        "usage": usage,
-        "usage_format": usage_format,
-        "columns": dict(columns or {}),
-        "call_time_zone": call_time_zone,
-        "duplicates": duplicates,
-        **options,
-    }
-    with usage_session(spark, call_time_zone):
-        table = read_usage(spark, usage, usage_format)
-        mapped = map_columns(table, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
-        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates,
-                  publishing_patience=publishing_patience, **options)  # fmt: skip
-        return bill_run(job)
+    asked = {"usage": usage, "usage_format": usage_format}
+    mapping: dict[str, Any] = {"columns": columns, "call_time_zone": call_time_zone, "duplicates": duplicates}
+    where: dict[str, Any] = {"output": output, "source": source or usage.rstrip("/"), "period": period}
+    where["publishing_patience"] = publishing_patience
+    return _bill(spark, prices, lambda: read_usage(spark, usage, usage_format), asked, mapping, options, **where)
+
+
+def _bill(
+    spark: SparkSession,
+    prices: PriceList,
+    read: Callable[[], DataFrame],
+    asked: Mapping[str, Any],
+    mapping: Mapping[str, Any],
+    options: Mapping[str, Any],
+    **where: Any,
+) -> Outcome:
+    """The one way into a ledger. `read` gives the usage, in the session that it needs; `options` and `where` are of
+    `run.Job`; `asked`, `mapping` and `options` go into the record."""
+    mapping = {**mapping, "columns": dict(mapping["columns"] or {})}
+    with usage_session(spark, mapping["call_time_zone"]):
+        usage = map_columns(read(), **mapping)
+        told = {**asked, **mapping, **options}
+        return bill_run(Job(usage, prices, arguments=told, duplicates=mapping["duplicates"], **options, **where))
 
 
 def instant_of(

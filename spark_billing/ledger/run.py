@@ -17,9 +17,9 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from spark_billing.bills.control_totals import TOKEN_COLUMNS, ControlTotals, sums_by_fate
 from spark_billing.bills.metering import Metered, meter
-from spark_billing.bills.sums import Pricing
+from spark_billing.bills.sums import Pricing, require_pricing
 from spark_billing.core.columns import tag_column
-from spark_billing.core.errors import LostRaceError
+from spark_billing.core.errors import LostRaceError, UsageError
 from spark_billing.core.hours import Period, hour_label, instant_label, ranges
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
@@ -65,6 +65,13 @@ class Job:
     allow_retractions: bool = False
     dry_run: bool = False
     publishing_patience: float = 10  # seconds without progress, after which a run that is publishing counts as dead
+
+    def __post_init__(self) -> None:
+        require_pricing(self.pricing)
+        for name, unit in (("dedup_lookback", "hours"), ("closed_after", "hours"), ("adjust_within", "days")):
+            count = getattr(self, name)
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+                raise UsageError(f"{name} is {count!r}; needed is a whole number of {unit}, 0 or more", parameter=name)
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,18 @@ micro-batches and a micro-batch that is delivered twice add what they change, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from spark_billing.bills.sums import Pricing
 from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import SECONDS_PER_HOUR, Period, ranges
 from spark_billing.core.session import settings
-from spark_billing.ledger.billing import bill_table
+from spark_billing.ledger.billing import bill_table, instant_of
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import in_period, typed_calls
 from spark_billing.usage.copies import IDS
@@ -39,7 +40,14 @@ def bill_touched_hours(
     call_time_zone: Optional[str] = None,
     duplicates: bool = True,
     dedup_lookback: int = 24,
-    **options: Any,
+    source: Optional[str] = None,
+    pricing: Pricing = "native",
+    group_by_tags: Sequence[str] = (),
+    detail: bool = False,
+    as_of: Optional[str] = None,
+    closed_after: Optional[int] = None,
+    adjust_within: Optional[int] = None,
+    allow_retractions: bool = False,
 ) -> Callable[[DataFrame, int], None]:
     """A function for `foreachBatch`: bills the UTC+8 hours that a micro-batch touches, from the usage table.
 
@@ -47,8 +55,9 @@ def bill_touched_hours(
     (a stream of the table's own files is). Touched are the hours of its calls, and with `duplicates` those within
     `dedup_lookback` hours in which the table has another copy of one of them, because which copy is billed may change.
     A call without a readable time touches no hour; it is rejected in the next period that is billed. The arguments are
-    those of the job `hourly_bill.py`, as are `options`: `group_by_tags`, `source`, `pricing`, `detail`, `adjust_within`
-    and `allow_retractions`. Nothing is lost if the stream dies: a micro-batch that comes again adds what is missing.
+    those of `bill_usage`, but for `closed_after`, which is refused: no later micro-batch names the hours again that
+    are open when their calls arrive. Nothing is lost if the stream dies: a micro-batch that comes again adds what is
+    missing.
 
     Billing needs a classic Spark session, not Spark Connect. `UsageError` if the columns do not fit; whatever the job
     refuses, such as lowering a bill, ends the stream.
@@ -67,7 +76,7 @@ def bill_touched_hours(
     |0.000053080000|
     +--------------+
     """
-    if "closed_after" in options:
+    if closed_after is not None:
         raise UsageError(
             "closed_after would leave out the hours that are open when their calls arrive, and no later micro-batch "
             "names them again; leave it out, or bill closed hours with the job"
@@ -78,6 +87,14 @@ def bill_touched_hours(
         "columns": dict(columns or {}),
         "call_time_zone": call_time_zone,
         "duplicates": duplicates,
+        "dedup_lookback": dedup_lookback,
+        "source": source,
+        "pricing": pricing,
+        "group_by_tags": list(group_by_tags),
+        "detail": detail,
+        "as_of": instant_of(as_of, last=None, closed_after=None, adjust_within=adjust_within),
+        "adjust_within": adjust_within,
+        "allow_retractions": allow_retractions,
     }
 
     def bill_batch(batch: DataFrame, batch_id: int) -> None:
@@ -92,9 +109,7 @@ def bill_touched_hours(
                 if duplicates and hours:
                     hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
             for period in _periods(hours):
-                bill_table(
-                    spark, prices, output=output, period=period, dedup_lookback=dedup_lookback, **table, **options
-                )
+                bill_table(spark, prices, output=output, period=period, **table)
 
     return bill_batch
 

@@ -1,11 +1,12 @@
 """Bills that keep up with a stream end where one batch run over the whole usage ends."""
 
+import inspect
 from decimal import Decimal
 
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing import UsageError, bill_touched_hours
+from spark_billing import UsageError, bill_touched_hours, bill_usage
 from spark_billing.ledger.streaming import _around
 from tests.conftest import HOUR, ONE, call, record, rows, setting, usage_frame
 from tests.docs.blocks import claim
@@ -98,6 +99,13 @@ def test_a_micro_batch_without_an_hour_bills_nothing(spark, usd, write, tmp_path
 def test_open_hours_cannot_be_left_to_nobody(usd):
     with pytest.raises(UsageError, match="no later micro-batch"):
         bill_touched_hours(usd, usage="u", output="o", closed_after=1)
+
+
+def test_the_options_are_those_of_the_job():
+    """What is written wrong is told when the function is made, not by the first micro-batch."""
+    options = set(inspect.signature(bill_touched_hours).parameters)
+    not_of_streams = {"period", "last", "dry_run", "publishing_patience"}
+    assert set(inspect.signature(bill_usage).parameters) - not_of_streams <= options
 
 
 def test_copies_are_looked_for_around_every_hour(spark, usd, write, tmp_path):
