@@ -428,8 +428,8 @@ def test_the_ratios_need_neither_numpy_nor_pandas_nor_pyarrow(tmp_path, reviews)
     arguments = ["--prompts", reviews, "--text", "review", *PLACE, "--output-tokens", "50"]
     result = python(
         "from spark_billing.commands.estimate_cost import estimate_cost\n"
-        f"assert estimate({arguments!r}) == 0\n"
-        f"assert estimate({[*arguments, '--tokens', 'tokenizer']!r}) == 2\n",
+        f"assert estimate_cost({arguments!r}) == 0\n"
+        f"assert estimate_cost({[*arguments, '--tokens', 'tokenizer']!r}) == 2\n",
         "-S",
         PYTHONPATH=str(site),
     )
