@@ -166,13 +166,14 @@ def test_the_public_names():
     ("name", "signature"),
     [
         ("bill_lines", "(usage: 'DataFrame', *, prices: 'PriceList', group_by_tags: 'Sequence[str]' = (), "
-                       "pricing: 'Pricing' = 'native', duplicates: 'bool' = True) -> 'DataFrame'"),
+                       "pricing: 'Pricing' = 'native', duplicates: 'bool' = True, dedup_lookback: 'int' = 24, "
+                       "keep_copy: 'KeepCopy' = 'fullest') -> 'DataFrame'"),
         ("bill_usage", "(usage: 'DataFrame', *, prices: 'PriceList', output: 'str', source: 'str', "
                        "period: 'Optional[tuple[str, str]]' = None, last: 'Optional[int]' = None, "
                        "columns: 'Optional[Mapping[str, str]]' = None, call_time_zone: 'Optional[str]' = None, "
                        "pricing: 'Pricing' = 'native', duplicates: 'bool' = True, dedup_lookback: 'int' = 24, "
-                       "group_by_tags: 'Sequence[str]' = (), detail: 'bool' = False, "
-                       "as_of: 'Optional[str]' = None, closed_after: 'Optional[int]' = None, "
+                       "keep_copy: 'KeepCopy' = 'fullest', group_by_tags: 'Sequence[str]' = (), "
+                       "detail: 'bool' = False, as_of: 'Optional[str]' = None, closed_after: 'Optional[int]' = None, "
                        "adjust_within: 'Optional[int]' = None, allow_retractions: 'bool' = False, "
                        "dry_run: 'bool' = False, publishing_patience: 'float' = 10) -> 'RunRecord'"),
         ("bill_history", "(spark: 'SparkSession', output: 'str', *, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
@@ -185,8 +186,9 @@ def test_the_public_names():
         ("reconcile", "(lines: 'DataFrame', provider: 'DataFrame', *, prices: 'PriceList', grain: 'str', "
                       "other_lines: 'Optional[DataFrame]' = None, decimals: 'int' = 10, tokens_tolerance: 'int' = 0) "
                       "-> 'DataFrame'"),
-        ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', duplicates: 'bool' = True) "
-                   "-> 'DataFrame'"),
+        ("rerate", "(usage: 'DataFrame', *, prices: 'PriceList', other: 'PriceList', "
+                   "period: 'Optional[tuple[str, str]]' = None, duplicates: 'bool' = True, "
+                   "dedup_lookback: 'int' = 24, keep_copy: 'KeepCopy' = 'fullest') -> 'DataFrame'"),
         ("estimate_calls", "(df: 'DataFrame', *, text: 'StrOrColumn', model: 'StrOrColumn', region: 'StrOrColumn', "
                            "output_tokens: 'OutputTokens', prices: 'PriceList', at: 'Optional[datetime]' = None, "
                            "tokens: 'str' = 'ratio', one_in: 'int' = 1) -> 'Estimate'"),
@@ -195,15 +197,12 @@ def test_the_public_names():
         ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "
                                "usage_format: 'Optional[str]' = None, columns: 'Optional[Mapping[str, str]]' = None, "
                                "call_time_zone: 'Optional[str]' = None, duplicates: 'bool' = True, "
-                               "dedup_lookback: 'int' = 24, source: 'Optional[str]' = None, "
-                               "pricing: 'Pricing' = 'native', group_by_tags: 'Sequence[str]' = (), "
-                               "detail: 'bool' = False, as_of: 'Optional[str]' = None, "
-                               "closed_after: 'Optional[int]' = None, adjust_within: 'Optional[int]' = None, "
-                               "allow_retractions: 'bool' = False) "
+                               "dedup_lookback: 'int' = 24, keep_copy: 'KeepCopy' = 'fullest', **options: 'Any') "
                                "-> 'Callable[[DataFrame, int], None]'"),
         ("sql_function_ddl", "(prices: 'PriceList', *, namespace: 'Optional[str]' = None, prefix: 'str' = '') "
                              "-> 'list[str]'"),
-        ("check_usage", "(usage: 'DataFrame', *, prices: 'PriceList', duplicates: 'bool' = True) -> 'DataFrame'"),
+        ("check_usage", "(usage: 'DataFrame', *, prices: 'PriceList', duplicates: 'bool' = True, "
+                        "dedup_lookback: 'int' = 24, keep_copy: 'KeepCopy' = 'fullest') -> 'DataFrame'"),
         ("hourly_bills", "(lines: 'DataFrame') -> 'DataFrame'"),
         ("model_call_cost", "(prices: 'PriceList') -> 'CallUdf'"),
         ("model_call_tier", "(prices: 'PriceList') -> 'CallUdf'"),

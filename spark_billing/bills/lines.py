@@ -27,6 +27,7 @@ from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS, LINE_MEASURES
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import price_rows
 from spark_billing.usage.calls import usage_field
+from spark_billing.usage.copies import CopyRule, KeepCopy
 from spark_billing.usage.reasons import reason_of
 from spark_billing.usage.repeats import find_suspects, rate_suspects, repeats_of, without_id
 
@@ -38,12 +39,15 @@ def bill_lines(
     group_by_tags: Sequence[str] = (),
     pricing: Pricing = "native",
     duplicates: bool = True,
+    dedup_lookback: int = 24,
+    keep_copy: KeepCopy = "fullest",
 ) -> DataFrame:
     """Usage -> one line per workspace, UTC+8 hour, region, model, token type, tier and price (`BILL_LINES`).
 
     This is the plan of the job: it checks, rates and sums the calls, and leaves out what `check_usage` gives a reason
-    for. `amount` is exactly tokens x price per 1,000 tokens / 1,000. Repeats are looked for in the whole table, unless
-    `duplicates=False`, with which `request_id` is neither needed nor read. Usage that `check_usage` has checked (it has
+    for. `amount` is exactly tokens x price per 1,000 tokens / 1,000. Which copy of a call is billed is decided by
+    `dedup_lookback` (hours) and `keep_copy` as in `check_usage`; with `duplicates=False` all are, and `request_id` is
+    neither needed nor read. Usage that `check_usage` has checked (it has
     the column `reject_reason`) is taken as checked, with the same price list; the query then fails on a row that is
     neither rejected nor has a price. `group_by_tags` adds a column `tag_KEY` to the key for each KEY of the usage
     column `tags`. `pricing="udf"` prices each request with the vectorized UDF and adds up: the same lines, slower.
@@ -66,8 +70,9 @@ def bill_lines(
     if usage_field(usage, "reject_reason") is not None:
         return lines_of_sums(_sums_of_checked(usage, prices, group_by_tags, pricing), prices)
     moved: list[DataFrame] = []
+    rule = CopyRule(dedup_lookback, keep_copy)
     if duplicates:
-        checked = rate_suspects(usage, F.broadcast(find_suspects(usage)), prices)
+        checked = rate_suspects(usage, F.broadcast(find_suspects(usage)), prices, rule)
         moved = [without_id(usage, prices), repeats_of(checked)]
     return lines_of_sums(sum_calls(usage, prices, group_by_tags, pricing, moved), prices)
 

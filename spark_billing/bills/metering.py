@@ -8,13 +8,14 @@ from typing import Optional
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import NullType
 
 from spark_billing.bills.sums import Pricing, sum_calls
-from spark_billing.core.hours import SECONDS_PER_HOUR, Period
+from spark_billing.core.hours import Period
 from spark_billing.core.session import settings, step
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.calls import BILLED_BY, in_period, typed_calls
-from spark_billing.usage.copies import conflicting_calls, rate_usage
+from spark_billing.usage.calls import BILLED_BY, in_period, typed_calls, usage_field
+from spark_billing.usage.copies import RIVAL, CopyRule, conflicting_calls, rate_usage
 from spark_billing.usage.repeats import (
     SUSPECT,
     buckets_of,
@@ -35,16 +36,17 @@ class Metered:
 
     rows: int  # of the usage, counted apart from the sums
     sums: DataFrame  # `sums.sum_calls`
-    conflicts: Optional[DataFrame]  # `copies.conflicting_calls`; None if no call may have a rival
+    conflicts: Optional[DataFrame]  # `copies.conflicting_calls`, around the period too; None if no call has a copy
     usage: DataFrame  # that was summed
     prices: PriceList
     told_apart: Optional[DataFrame] = None  # the calls rated, where some are copies or have no id
+    lookback: int = 0  # seconds around the period in which copies were looked for
 
     def rated(self) -> DataFrame:
         """Every call with its price or its reason, for whoever needs the calls once more."""
         if self.told_apart is not None:
             return self.told_apart
-        return rate_usage(self.usage, self.prices, duplicates=False)
+        return rate_usage(self.usage, self.prices, None)
 
 
 def meter(
@@ -53,31 +55,29 @@ def meter(
     keep: Keep,
     *,
     period: Optional[Period],
-    lookback_hours: int,
-    duplicates: bool,
+    rule: Optional[CopyRule],
     group_by_tags: Sequence[str],
     pricing: Pricing,
 ) -> Metered:
-    """Sum the calls of a period (None: all). Repeats are looked for among the calls of so many hours around it, too,
-    so that which copy is billed does not depend on the period.
+    """Sum the calls of a period (None: all). Copies are looked for within the lookback around it, too: all that decides
+    the fate of a call of the period lies there, so it does not depend on the period. Without a rule copies are billed.
 
     It is the plan of `lines.bill_lines`, cut where a run looks at what it has found so far.
     """
-    typed_calls(usage, ("request_id",) * duplicates + BILLED_BY)  # refuses columns that do not fit before any pass
+    columns = BILLED_BY if rule is None else ("request_id", *BILLED_BY)
+    typed_calls(usage, columns)  # refuses columns that do not fit before any pass
     of_run, around = usage, usage
     spark = usage.sparkSession
     if period is not None:
-        seconds = lookback_hours * SECONDS_PER_HOUR
-        of_run, around = (
-            of_period(usage, period),
-            of_period(usage, Period(period.start - seconds, period.end + seconds)),
-        )
+        of_run = of_period(usage, period)
+        if rule is not None:
+            around = of_period(usage, Period(period.start - rule.seconds, period.end + rule.seconds))
 
     def summed(*moved: DataFrame) -> DataFrame:
         step(spark, "sum the calls by price")
         return keep("sums", sum_calls(of_run, prices, group_by_tags, pricing, moved))
 
-    if not duplicates:
+    if rule is None:
         return Metered(of_run.count(), summed(), None, of_run, prices)
 
     step(spark, "count the calls and look for repeats by hash")
@@ -93,16 +93,19 @@ def meter(
     apart, nameless = rate_others(of_run, suspects, prices), without_id(of_run, prices)
     if not found["hashes"]:
         return Metered(rows, summed(nameless), None, of_run, prices, apart)
-    checked = rate_suspects(around, suspects, prices)
-    conflicts = keep("conflicts", conflicting_calls(checked))
+    checked = rate_suspects(around, suspects, prices, rule)
+    repeats = keep("repeats", repeats_of(checked).drop("source"))
+    conflicts = conflicting_calls(repeats, prices)
     if period is not None:  # its copies before and after have only had their say in which one is billed
         at = F.unix_seconds("call_time")
-        checked = checked.filter(at.isNull() | ((at >= period.start) & (at < period.end)))
-    sums = summed(nameless, repeats_of(checked))
-    return Metered(rows, sums, conflicts, of_run, prices, apart.unionByName(checked))
+        inside = at.isNull() | ((at >= period.start) & (at < period.end))
+        checked, repeats = checked.filter(inside), repeats.filter(inside)
+    sums = summed(nameless, repeats)
+    return Metered(rows, sums, conflicts, of_run, prices, apart.unionByName(checked.drop(RIVAL)), rule.seconds)
 
 
 def of_period(usage: DataFrame, period: Period) -> DataFrame:
     """The calls of a period, and those without a readable time."""
-    dtype = usage.schema["call_time"].dataType
+    field = usage_field(usage, "call_time")
+    dtype = NullType() if field is None else field.dataType
     return usage.filter(in_period(F.col("call_time"), dtype, period.start * 1_000_000, period.end * 1_000_000))

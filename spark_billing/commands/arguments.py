@@ -19,6 +19,7 @@ from spark_billing.core.published import PRICE_LIST
 from spark_billing.core.session import job_session
 from spark_billing.ledger.catalog import CatalogTables
 from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.copies import KEEP_COPY
 from spark_billing.usage.files import FORMATS, read_usage
 from spark_billing.usage.mapping import MAPPABLE, map_columns, usage_session
 
@@ -41,6 +42,19 @@ def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
     )
     add("--call-time-zone", metavar="ZONE", help="the zone of times that carry no offset, such as Asia/Shanghai")
     add("--no-dedup", action="store_true", help="count repeated request ids too; request_id is then not read")
+    add(
+        "--dedup-lookback",
+        metavar="HOURS",
+        type=whole_number(0, 6),
+        default=24,
+        help="a copy of a call is left out if a better one lies within so many hours of it (default 24)",
+    )
+    add(
+        "--keep-copy",
+        choices=KEEP_COPY,
+        default="fullest",
+        help="which copy is the better one (default fullest: most input tokens, then most output tokens)",
+    )
 
 
 def add_price_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:

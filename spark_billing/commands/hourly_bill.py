@@ -77,6 +77,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         detail=arguments.detail,
         source=arguments.source,
         dedup_lookback=arguments.dedup_lookback,
+        keep_copy=arguments.keep_copy,
         as_of=as_of,
         **limits,
         allow_retractions=arguments.allow_retractions,
@@ -121,13 +122,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --output: at the namespace's location, and as its tables bill_lines, bills, rejected, ...",
     )
     add("--source", metavar="NAME", help="names the usage over time, wherever it lies (default: what --usage says)")
-    add(
-        "--dedup-lookback",
-        metavar="HOURS",
-        type=count,
-        default=24,
-        help="look for repeats so many hours before and after the period, too (default 24)",
-    )
     add("--closed-after", metavar="HOURS", type=count, help="bill an hour only so long after its end")
     add(
         "--adjust-within",

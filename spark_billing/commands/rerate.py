@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 
-from spark_billing.bills.metering import of_period
 from spark_billing.commands.arguments import (
     add_usage_arguments,
     columns_of,
@@ -35,13 +34,19 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         other = price_list_of(arguments, tokens_per_k=arguments.against_tokens_per_k)
     else:
         other = read_prices("--against", arguments.against, arguments.tokens_per_k)
-    period, duplicates = period_of(arguments), not arguments.no_dedup
+    period = None if period_of(arguments) is None else (getattr(arguments, "from"), arguments.to)
     columns_of(arguments)  # refused before Spark starts
     spark = job_session("spark-billing rerate")
     with mapped_usage(spark, arguments) as usage:
-        if period is not None:
-            usage = of_period(usage, period)
-        changes = rerate_usage(usage.drop(ROW), prices=prices, other=other, duplicates=duplicates)
+        changes = rerate_usage(
+            usage.drop(ROW),
+            prices=prices,
+            other=other,
+            period=period,
+            duplicates=not arguments.no_dedup,
+            dedup_lookback=arguments.dedup_lookback,
+            keep_copy=arguments.keep_copy,
+        )
         say("\n".join(printed_rerating(changes, prices, other)))
     return DONE
 

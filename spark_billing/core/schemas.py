@@ -69,6 +69,22 @@ LEDGER_LINES = struct(
     run_id=StringType(),
 )
 
+LEFT_OUT = struct(
+    workspace_id=StringType(),
+    region=StringType(),
+    model=StringType(),
+    period_start=TimestampType(),
+    billing_date=DateType(),
+    rival_at=TimestampType(),  # the hour of the copies that they are left out for
+    requests=LongType(),
+    input_tokens=LongType(),
+    output_tokens=LongType(),  # of what the list bills
+    amount=AMOUNT,
+    beaten=LongType(),  # calls in the hour rival_at that are left out for those of this hour
+    run=LongType(),
+    run_id=StringType(),
+)  # of a run, what it changes: the sum of all rows of a workspace and hour is what is left out there as a conflict
+
 BILLS = struct(
     workspace_id=StringType(),
     period_start=TimestampType(),

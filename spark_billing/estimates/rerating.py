@@ -7,23 +7,37 @@ from typing import Optional
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from spark_billing.bills.metering import of_period
 from spark_billing.core.errors import PriceListError
+from spark_billing.core.hours import Period
 from spark_billing.core.schemas import AMOUNT, COST
+from spark_billing.ledger.billing import hours_between
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import cost_of
 from spark_billing.usage.calls import BILLED_BY, typed_calls
 from spark_billing.usage.checks import check_usage
+from spark_billing.usage.copies import CopyRule, KeepCopy
 from spark_billing.usage.rating import pico_cost, rate_calls
 
 
-def rerate(usage: DataFrame, *, prices: PriceList, other: PriceList, duplicates: bool = True) -> DataFrame:
+def rerate(
+    usage: DataFrame,
+    *,
+    prices: PriceList,
+    other: PriceList,
+    period: Optional[tuple[str, str]] = None,
+    duplicates: bool = True,
+    dedup_lookback: int = 24,
+    keep_copy: KeepCopy = "fullest",
+) -> DataFrame:
     """What the calls cost by `prices` and by `other`, per workspace and model.
 
     Columns: `workspace_id, model, requests` (billed by either), `amount, other_amount` (of what each can bill),
     `difference` (other - amount), and the calls that the lists treat differently: `moved_requests` are in another
     tier, `moved_difference` is what these add to the difference; `only_here` and `only_there` are billed by one of the
-    two alone. Both lists must be of one currency (`PriceListError`). With `duplicates` (then ids are needed),
-    repeats are left out as `check_usage` finds them under `prices`.
+    two alone. Both lists must be of one currency (`PriceListError`). `period` is two UTC+8 hours, half open
+    (None: all of the usage). With `duplicates` (then ids are needed), copies are left out as `check_usage` finds them
+    under `prices`, those around the period among them.
 
     Examples
     --------
@@ -38,10 +52,16 @@ def rerate(usage: DataFrame, *, prices: PriceList, other: PriceList, duplicates:
     """
     if prices.currency != other.currency:
         raise PriceListError(f"the lists are in {prices.currency} and {other.currency}; prices are never converted")
+    hours = None if period is None else hours_between(*period)
     if duplicates:
+        rule = CopyRule(dedup_lookback, keep_copy)
+        if hours is not None:
+            usage = of_period(usage, Period(hours.start - rule.seconds, hours.end + rule.seconds))
         repeats = F.col("reject_reason").isin("missing_request_id", "duplicate_request", "conflicting_request")
-        checked = check_usage(usage, prices=prices)
+        checked = check_usage(usage, prices=prices, dedup_lookback=dedup_lookback, keep_copy=keep_copy)
         usage = checked.filter(~F.coalesce(repeats, F.lit(False))).drop("reject_reason")
+    if hours is not None:
+        usage = of_period(usage, hours)
     calls = typed_calls(usage, BILLED_BY).drop("source")
     found = ("price_row", "no_price", "input_pico_per_token", "output_pico_per_token", "price_id", "tier", "reject")
     first = rate_calls(calls, prices, BILLED_BY)

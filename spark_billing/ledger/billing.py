@@ -14,6 +14,7 @@ from spark_billing.core.hours import SECONDS_PER_HOUR, Period, parse_instant
 from spark_billing.ledger.run import Job, Outcome, bill_run
 from spark_billing.ledger.run_record import RunRecord
 from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.copies import KeepCopy
 from spark_billing.usage.files import read_usage
 from spark_billing.usage.mapping import map_columns, usage_session
 
@@ -31,6 +32,7 @@ def bill_usage(
     pricing: Pricing = "native",
     duplicates: bool = True,
     dedup_lookback: int = 24,
+    keep_copy: KeepCopy = "fullest",
     group_by_tags: Sequence[str] = (),
     detail: bool = False,
     as_of: Optional[str] = None,
@@ -61,7 +63,7 @@ def bill_usage(
     (1, {'read': 2, 'billed': 1, 'rejected': 1}, '0.000053080000')
     """
     instant = instant_of(as_of, last=last, closed_after=closed_after, adjust_within=adjust_within)
-    hours = None if period is None else _hours_between(*period)
+    hours = None if period is None else hours_between(*period)
     if last is not None:
         hours = last_hours(last, hours, instant)
     options: dict[str, Any] = {
@@ -69,6 +71,7 @@ def bill_usage(
         "group_by_tags": list(group_by_tags),
         "detail": detail,
         "dedup_lookback": dedup_lookback,
+        "keep_copy": keep_copy,
         "as_of": instant,
         "closed_after": closed_after,
         "adjust_within": adjust_within,
@@ -95,9 +98,11 @@ def bill_table(
     duplicates: bool = True,
     source: Optional[str] = None,
     publishing_patience: float = 10,
+    billed_with: Sequence[Period] = (),
     **options: Any,
 ) -> Outcome:
-    """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`."""
+    """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`, as is
+    `billed_with`."""
     here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
     if usage_format != "table" and there.startswith(here):
         raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
@@ -107,29 +112,20 @@ def bill_table(
             "give another output (rejected rows are billed there by a run over the whole usage)",
             parameter="output",
         )
-    asked = {"usage": usage, "usage_format": usage_format}
-    mapping: dict[str, Any] = {"columns": columns, "call_time_zone": call_time_zone, "duplicates": duplicates}
-    where: dict[str, Any] = {"output": output, "source": source or usage.rstrip("/"), "period": period}
-    where["publishing_patience"] = publishing_patience
-    return _bill(spark, prices, lambda: read_usage(spark, usage, usage_format), asked, mapping, options, **where)
-
-
-def _bill(
-    spark: SparkSession,
-    prices: PriceList,
-    read: Callable[[], DataFrame],
-    asked: Mapping[str, Any],
-    mapping: Mapping[str, Any],
-    options: Mapping[str, Any],
-    **where: Any,
-) -> Outcome:
-    """The one way into a ledger. `read` gives the usage, in the session that it needs; `options` and `where` are of
-    `run.Job`; `asked`, `mapping` and `options` go into the record."""
-    mapping = {**mapping, "columns": dict(mapping["columns"] or {})}
-    with usage_session(spark, mapping["call_time_zone"]):
-        usage = map_columns(read(), **mapping)
-        told = {**asked, **mapping, **options}
-        return bill_run(Job(usage, prices, arguments=told, duplicates=mapping["duplicates"], **options, **where))
+    asked = {
+        "usage": usage,
+        "usage_format": usage_format,
+        "columns": dict(columns or {}),
+        "call_time_zone": call_time_zone,
+        "duplicates": duplicates,
+        **options,
+    }
+    with usage_session(spark, call_time_zone):
+        table = read_usage(spark, usage, usage_format)
+        mapped = map_columns(table, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
+        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates,
+                  publishing_patience=publishing_patience, billed_with=billed_with, **options)  # fmt: skip
+        return bill_run(job)
 
 
 def instant_of(
@@ -165,7 +161,8 @@ def last_hours(last: int, period: Optional[Period], as_of: Optional[int]) -> Per
     return Period(end - last * SECONDS_PER_HOUR, end)
 
 
-def _hours_between(start: str, end: str) -> Period:
+def hours_between(start: str, end: str) -> Period:
+    """The period from one UTC+8 hour to another, half open; `UsageError` if it is none."""
     try:
         return Period.parse(start, end)
     except ValueError as error:

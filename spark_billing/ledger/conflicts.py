@@ -1,94 +1,219 @@
-"""Calls with rivals: the same request id with other content. When one comes to light, the bill of a call may move to
-another hour or become lower, and nobody has withdrawn anything.
+"""What the bills leave out for other copies of the same call. When a better copy comes to light, a bill may become
+lower, and nobody has withdrawn anything.
 
-What explains a change is only what is new since the last run, so each run's record keeps the conflicts that it found.
+What explains a fall is only what is left out since the last run: so the ledger keeps, beside the bill lines and like
+them by differences, what is left out in each workspace and hour (`schemas.LEFT_OUT`), for any number of copies.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Optional
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.core.columns import literal_rows
-from spark_billing.core.hours import hour_label, parse_hour
-from spark_billing.core.schemas import AMOUNT
-from spark_billing.ledger.run_record import RunRecord
+from spark_billing.core.columns import billing_date, literal_rows
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS, date_label, parse_hour, ranges
+from spark_billing.core.schemas import LEFT_OUT
+from spark_billing.core.session import step
+from spark_billing.ledger.files import RunFiles
+from spark_billing.ledger.records import Ledger, sums_by_date
+from spark_billing.ledger.run_record import LineSums, RunRecord
 
-_CONFLICT_MEASURES = ("requests", "input_tokens", "output_tokens", "amount")
-
-_STANDING = (
-    "workspace_id string, period_start bigint, region string, model string, rejected boolean, "
-    f"billed_at bigint, requests bigint, input_tokens bigint, output_tokens bigint, amount {AMOUNT.simpleString()}"
+_KEY = ("workspace_id", "period_start", "region", "model", "rival_at")
+_MEASURES = ("requests", "input_tokens", "output_tokens", "amount")  # of what is left out, as bills have them
+_ALL = (*_MEASURES, "beaten")
+_EARLIER = ", ".join(
+    ["workspace_id string, region string, model string, period_start bigint, rival_at bigint"]
+    + [f"{name} {LEFT_OUT[name].dataType.simpleString()}" for name in _ALL]
 )
 
-_AS_SECONDS = ("period_start", "billed_at")
-_KEPT = 1000  # rows of conflicts in one record
+
+@dataclass(frozen=True)
+class EarlierConflicts:
+    """The conflicts that the records of earlier versions told, of the hours that no run has covered since."""
+
+    rows: Sequence[dict[str, Any]] = ()  # of `_EARLIER`
+    unknown: frozenset[int] = frozenset()  # hours, in epoch seconds, of which they told nothing
+
+    @classmethod
+    def of(cls, records: Sequence[RunRecord]) -> EarlierConflicts:
+        rows: dict[int, list[dict[str, Any]]] = {}
+        unknown: set[int] = set()
+        if all(record.left_out is not None for record in records):
+            return cls()
+        for record in records:
+            covered = {hour for start, end in record.covered for hour in range(start, end, SECONDS_PER_HOUR)}
+            unknown -= covered
+            for hour in covered & rows.keys():
+                del rows[hour]
+            if record.left_out is None and record.conflicts is None:
+                unknown |= covered
+            elif record.left_out is None:
+                for told in record.conflicts or ():
+                    row = _earlier_row(*told)
+                    rows.setdefault(row["period_start"], []).append(row)
+        return cls([row for of_hour in rows.values() for row in of_hour], frozenset(unknown))
 
 
-def standing_conflicts(records: Iterable[RunRecord]) -> tuple[list[Sequence[Any]], list[tuple[int, int]]]:
-    """The conflicts of copies that stand, as the last run on each hour has kept them (`kept_conflicts`); and the
-    periods, in epoch seconds, whose last run had too many to keep."""
-    standing: list[Sequence[Any]] = []
-    unknown: list[tuple[int, int]] = []
-    for record in records:
-        standing = [row for row in standing if not _inside(parse_hour(row[1]), record.covered)]
-        unknown = [(start, end) for start, end in unknown if not _inside(start, record.covered)]
-        if record.conflicts is None:
-            unknown += record.covered
-        else:
-            standing += record.conflicts
-    return standing, unknown
+def _earlier_row(
+    workspace_id: str, hour: str, region: str, model: str, rejected: bool, billed_at: Optional[str], *counts: Any
+) -> dict[str, Any]:
+    """A conflict as a record told it: calls that are left out, or the calls that are billed in their place."""
+    measures = dict(zip(_MEASURES, counts)) if rejected else {**dict.fromkeys(_MEASURES, 0), "amount": "0"}
+    where = {"workspace_id": workspace_id, "region": region, "model": model}
+    at = {"period_start": parse_hour(hour), "rival_at": parse_hour(billed_at or hour)}
+    return {**where, **at, **measures, "beaten": 0 if rejected else counts[0]}
 
 
-def conflicts_since(conflicts: DataFrame, records: Iterable[RunRecord]) -> DataFrame:
-    """The `conflicting_calls` that have come to light since the last run on their hours."""
-    standing, unknown = standing_conflicts(records)
-    for start, end in unknown:
-        for name in _AS_SECONDS:
-            hour = F.unix_seconds(name)
-            conflicts = conflicts.filter((hour < start) | (hour >= end))
-    return new_conflicts(conflicts, standing)
+@dataclass(frozen=True)
+class SettledConflicts:
+    """What has come to be left out since the last run on the hours of this one."""
+
+    new_copies: DataFrame  # by workspace, hour, region and model: `copies`, left out or billed in place of others
+    explained: DataFrame  # by workspace and hour: by how much the bill may fall, in each measure of a bill
+    unbilled: DataFrame  # the hours (`hour`, in epoch seconds) with copies that win, but that nobody has billed
+    added: Mapping[str, LineSums] = field(default_factory=dict)  # the rows of the run by UTC+8 date
 
 
-def new_conflicts(conflicts: DataFrame, standing: Iterable[Sequence[Any]]) -> DataFrame:
-    """The `conflicting_calls` that were not there at the last run, in count: only these explain a change since.
-    `standing` are those of before, as `kept_conflicts` gives them."""
-    names = [name for name in conflicts.columns if name not in _CONFLICT_MEASURES]
-    given = (dict(zip(conflicts.columns, row)) for row in standing)
-    rows = ({**row, **{name: parse_hour(row[name]) for name in _AS_SECONDS}} for row in given)
-    before = literal_rows(conflicts.sparkSession, _STANDING, rows).withColumns(
-        {
-            **{name: F.timestamp_seconds(name) for name in _AS_SECONDS},
-            **{name: (-F.col(name)).cast(conflicts.schema[name].dataType) for name in _CONFLICT_MEASURES},
-        }
-    )
-    both = conflicts.unionByName(before).groupBy(*names)
-    since = both.agg(*(F.sum(name).cast(conflicts.schema[name].dataType).alias(name) for name in _CONFLICT_MEASURES))
-    return since.filter(F.col("requests") > 0)
-
-
-def unbilled(new: DataFrame, covered: Sequence[int]) -> DataFrame:
-    """The workspaces and hours (`billed_at`) with copies that others are rejected for, of the `new_conflicts`, and that
-    nobody has billed: they are new, and the run bills only the hours from the first to the last of `covered`."""
-    outside = new.filter(~F.col("rejected") & ~F.unix_seconds("billed_at").between(covered[0], covered[-1]))
-    return outside.select("workspace_id", "billed_at").distinct()
-
-
-def kept_conflicts(conflicts: DataFrame, covered: Sequence[int]) -> Optional[list[list[Any]]]:
-    """The `conflicting_calls` from the first to the last of the covered hours, in epoch seconds, as plain values for a
-    record, the hours by their names; None if they are too many to keep there."""
-    here = conflicts.filter(F.unix_seconds("period_start").between(covered[0], covered[-1]))
-    here = here.withColumns({name: F.unix_seconds(name) for name in _AS_SECONDS})
-    rows = here.orderBy("period_start", *(name for name in here.columns if name != "period_start")).limit(_KEPT + 1)
-    found = rows.collect()
-    if len(found) > _KEPT:
+def settle_conflicts(
+    spark: SparkSession,
+    ledger: Ledger,
+    now: Optional[DataFrame],
+    folder: RunFiles,
+    *,
+    number: int,
+    run_id: str,
+    closed: Sequence[int],
+    covered: Sequence[int],
+    lookback: int,
+    billed_with: Sequence[tuple[int, int]] = (),
+) -> Optional[SettledConflicts]:
+    """What is left out `now` (`copies.conflicting_calls`) against what the ledger says, written once; None if neither
+    has any. `lookback` is in seconds; other runs that belong to this one bill the hours `billed_with`."""
+    if not closed:
         return None
-    as_text: dict[str, Callable[[Any], str]] = {**dict.fromkeys(_AS_SECONDS, hour_label), "amount": "{:f}".format}
-    return [[as_text[name](row[name]) if name in as_text else row[name] for name in here.columns] for row in found]
+    known = ledger.conflicts(spark, _dates_around(closed, lookback))
+    earlier = EarlierConflicts.of(ledger.records)
+    near = [row for row in earlier.rows if closed[0] <= row["period_start"] <= closed[-1]]
+    if now is None and known is None and not near:
+        return None
+    step(spark, "compare the conflicts with those of the ledger")
+    before = literal_rows(spark, _EARLIER, near).withColumns(
+        {name: F.timestamp_seconds(name) for name in ("period_start", "rival_at")}
+    )
+    changes = folder.keep(f"conflicts-{run_id}", _changes(now, known, before, closed))
+    added: Mapping[str, LineSums] = {}
+    if covered:
+        added = _add(folder, changes, number=number, run_id=run_id, covered=covered)
+    billed = [(covered[0], covered[-1] + SECONDS_PER_HOUR), *billed_with] if covered else list(billed_with)
+    unknown = ranges(sorted(earlier.unknown & set(closed)))
+    told = changes.filter(~_within("period_start", unknown))
+    pairs = _pairs(told, known, billed)
+    unbilled = pairs.filter(F.col("unbilled") & (F.col("requests") > 0))
+    return SettledConflicts(
+        new_copies=_new_copies(told),
+        explained=_explained(pairs),
+        unbilled=unbilled.select(F.unix_seconds("rival_at").alias("hour")).distinct(),
+        added=added,
+    )
 
 
-def _inside(hour: int, periods: Iterable[tuple[int, int]]) -> bool:
-    return any(start <= hour < end for start, end in periods)
+def _changes(
+    now: Optional[DataFrame], known: Optional[DataFrame], earlier: DataFrame, closed: Sequence[int]
+) -> DataFrame:
+    """By `_KEY`: what has changed in each measure since the last run, what to add to the ledger's rows for that
+    (`add_...`: they know nothing of what earlier versions told), and how many requests are left out now."""
+    parts = []
+    for rows, is_row, is_now in ((now, True, True), (known, True, False), (earlier, False, False)):
+        if rows is not None:
+            signed = {name: F.col(name) if is_now else -F.col(name) for name in _ALL}
+            kind = F.lit(is_row).alias("is_row"), F.lit(is_now).alias("is_now")
+            parts.append(rows.select(*_KEY, *(column.alias(name) for name, column in signed.items()), *kind))
+    both = reduce(DataFrame.unionByName, parts)
+    here = both.filter(F.unix_seconds("period_start").between(closed[0], closed[-1]))
+
+    def total(name: str, of: Column) -> Column:
+        dtype = LEFT_OUT[name].dataType
+        return F.sum(F.when(of, F.col(name)).otherwise(F.lit(0).cast(dtype))).cast(dtype)
+
+    sums = [total(name, F.lit(True)).alias(name) for name in _ALL]
+    sums += [total(name, F.col("is_row")).alias(f"add_{name}") for name in _ALL]
+    return here.groupBy(*_KEY).agg(*sums, total("requests", F.col("is_now")).alias("left_out_now"))
+
+
+def _add(
+    folder: RunFiles, changes: DataFrame, *, number: int, run_id: str, covered: Sequence[int]
+) -> Mapping[str, LineSums]:
+    """Add the changes of the covered hours to the ledger's rows; what they come to, by date."""
+    something = F.lit(False)
+    for name in _ALL:
+        something |= F.col(f"add_{name}") != 0
+    here = changes.filter(something & F.unix_seconds("period_start").between(covered[0], covered[-1]))
+    of_run = {
+        **{name: F.col(f"add_{name}") for name in _ALL},
+        "billing_date": billing_date(F.unix_seconds("period_start")),
+        "run": F.lit(number).cast("bigint"),
+        "run_id": F.lit(run_id),
+    }
+    rows = here.withColumns(of_run).select(*LEFT_OUT.fieldNames())
+    return sums_by_date(folder.leave_out(run_id, rows))
+
+
+def _pairs(changes: DataFrame, known: Optional[DataFrame], billed: Sequence[tuple[int, int]]) -> DataFrame:
+    """The changes by workspace, hour and `rival_at`, and whether the copies there are `unbilled`: not in hours that are
+    billed now, and not known when those were billed before."""
+    # the same calls at other prices explain nothing
+    moved = (F.col("requests") != 0) | (F.col("input_tokens") != 0) | (F.col("output_tokens") != 0)
+    of_moved = F.when(moved, F.col("amount")).otherwise(F.lit(0).cast(LEFT_OUT["amount"].dataType))
+    pair = ("workspace_id", "period_start", "rival_at")
+    sums = [F.sum(name).alias(name) for name in ("left_out_now", *_MEASURES)]
+    pairs = changes.withColumn("amount", of_moved).groupBy(*pair).agg(*sums)
+    if known is None:
+        pairs = pairs.withColumn("known", F.lit(0).cast("bigint"))
+    else:
+        # from the other side: what the runs on the hours of the better copies knew
+        sides = {"workspace_id": "workspace_id", "rival_at": "period_start", "period_start": "rival_at"}
+        seen = known.filter(~_within("period_start", billed)).select(
+            *(F.col(name).alias(side) for side, name in sides.items()), "beaten"
+        )
+        pairs = pairs.join(seen.groupBy(*pair).agg(F.sum("beaten").alias("known")), list(pair), "left")
+    unknown = F.col("left_out_now") > F.coalesce(F.col("known"), F.lit(0))
+    return pairs.withColumn("unbilled", unknown & ~_within("rival_at", billed))
+
+
+def _explained(pairs: DataFrame) -> DataFrame:
+    """By how much a bill may fall in each measure: what is left out more than before, of all pairs of hours together.
+    A call whose better copy is in no bill is no excuse: it would be in none."""
+    counted = {}
+    for name in _MEASURES:
+        zero = F.lit(0).cast(pairs.schema[name].dataType)
+        counted[name] = F.when(F.col("unbilled"), F.least(F.col(name), zero)).otherwise(F.col(name))
+    sums = [F.greatest(F.sum(name), F.lit(0)).alias(name) for name in _MEASURES]
+    return pairs.withColumns(counted).groupBy("workspace_id", "period_start").agg(*sums)
+
+
+def _new_copies(changes: DataFrame) -> DataFrame:
+    """The copies that were not left out, or not billed in place of others, at the last run."""
+    copies = sum((F.greatest(F.col(name), F.lit(0)) for name in ("requests", "beaten")), F.lit(0))
+    by = ("workspace_id", "period_start", "region", "model")
+    return changes.groupBy(*by).agg(F.sum(copies).alias("copies")).filter(F.col("copies") > 0)
+
+
+def _within(hour: str, periods: Iterable[tuple[int, int]]) -> Column:
+    """Whether a time lies in one of some periods, in epoch seconds."""
+    seconds, within = F.unix_seconds(hour), F.lit(False)
+    for start, end in periods:
+        within |= (seconds >= start) & (seconds < end)
+    return within
+
+
+def _dates_around(hours: Sequence[int], seconds: int) -> set[str]:
+    """The UTC+8 dates of some hours, and those that lie so many seconds around them."""
+    days = {(hour + UTC8_SECONDS) // SECONDS_PER_DAY for hour in hours}
+    around = -(-seconds // SECONDS_PER_DAY)
+    near = {day + moved for day in days for moved in range(-around, around + 1)}
+    return {date_label(day * SECONDS_PER_DAY - UTC8_SECONDS) for day in near}

@@ -37,11 +37,11 @@ def net_lines(lines: DataFrame) -> DataFrame:
     return summed.filter(_is_something()).select(*_line_columns(lines))
 
 
-def difference(lines: DataFrame, held: Optional[DataFrame], conflicts: Optional[DataFrame] = None) -> DataFrame:
+def difference(lines: DataFrame, held: Optional[DataFrame], new_copies: Optional[DataFrame] = None) -> DataFrame:
     """What to add to the ledger so that it says `lines`: bill lines with `entry` and `reason` (null for originals).
 
-    `held` are the ledger's lines of the same hours (None: there are none). `conflicts` are the calls with rivals of the
-    same id (`conflicts.conflicts_since`): they explain a move between hours.
+    `held` are the ledger's lines of the same hours (None: there are none). `new_copies` (`conflicts.SettledConflicts`)
+    explain a move between hours.
     """
     if held is None:
         return lines.withColumns({"entry": F.lit(ORIGINAL), "reason": F.lit(None).cast("string")})
@@ -51,11 +51,10 @@ def difference(lines: DataFrame, held: Optional[DataFrame], conflicts: Optional[
     # the window must see the lines that come to nothing, too: their hour was billed before
     billed_before = F.max("held").over(Window.partitionBy(*_HOUR)) == 1
     changes = summed.withColumn("billed_before", billed_before).filter(_is_something())
-    if conflicts is None:
+    if new_copies is None:
         conflicts_here = F.lit(0).cast("bigint")
     else:
-        at = conflicts.groupBy(*_MODEL).agg(F.sum("requests").alias("copies"))
-        changes = changes.join(F.broadcast(at), list(_MODEL), "left")
+        changes = changes.join(new_copies, list(_MODEL), "left")
         conflicts_here = F.coalesce(F.col("copies"), F.lit(0))
     entry = F.when(F.col("billed_before"), ADJUSTMENT).otherwise(ORIGINAL)
     reason = F.when(F.col("billed_before"), _reason(conflicts_here))
@@ -63,18 +62,18 @@ def difference(lines: DataFrame, held: Optional[DataFrame], conflicts: Optional[
     return added.select(*_line_columns(both), "entry", "reason")
 
 
-def lowered_bills(added: DataFrame, conflicts: Optional[DataFrame] = None) -> DataFrame:
+def lowered_bills(added: DataFrame, explained: Optional[DataFrame] = None) -> DataFrame:
     """The workspaces and hours whose bill the added lines would lower, in calls, tokens or money.
 
     Columns `workspace_id, period_start, requests, input_tokens, output_tokens, amount`: the change, below 0 where
-    something is taken back; `by_conflict`: it takes back no more than what rival copies of requests account for.
+    something is taken back; `by_conflict`: it takes back no more than is `explained` (`conflicts.SettledConflicts`).
     """
     change = bill_sums(added.filter(F.col("entry") == ADJUSTMENT), *_HOUR)
     names = ("requests", "input_tokens", "output_tokens", "amount")
     lost = {name: F.lit(0).cast(change.schema[name].dataType) for name in names}
-    if conflicts is not None:
-        rivals = conflicts.filter(F.col("rejected")).groupBy(*_HOUR)
-        change = change.join(rivals.agg(*(F.sum(name).alias(f"lost_{name}") for name in names)), list(_HOUR), "left")
+    if explained is not None:
+        may_fall = explained.select(*_HOUR, *(F.col(name).alias(f"lost_{name}") for name in names))
+        change = change.join(may_fall, list(_HOUR), "left")
         lost = {name: F.coalesce(F.col(f"lost_{name}"), lost[name]) for name in names}
     lower, more_than_lost = F.lit(False), F.lit(False)
     for name in names:

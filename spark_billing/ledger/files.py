@@ -11,10 +11,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns, total
-from spark_billing.core.hours import date_label, hour_number
-from spark_billing.core.schemas import LEDGER_LINES
+from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, date_label
+from spark_billing.core.schemas import LEDGER_LINES, LEFT_OUT
 from spark_billing.core.storage import Folder, Storage
-from spark_billing.ledger.run_record import LINES, RunRecord, lines_path
+from spark_billing.ledger.run_record import CONFLICTS, LINES, RunRecord, conflicts_path, lines_path
 from spark_billing.usage.calls import countable
 from spark_billing.usage.mapping import ROW, as_it_came
 from spark_billing.usage.reasons import REJECT_REASONS
@@ -47,6 +47,10 @@ class InMemory:
         """The changes to the ledger, computed once."""
         return self.keep("added", changes)
 
+    def leave_out(self, run_id: str, changes: DataFrame) -> DataFrame:
+        """The changes to what is left out as conflicts."""
+        return changes
+
     def clear(self) -> None:
         for rows in self._persisted:
             rows.unpersist()
@@ -74,6 +78,13 @@ class RunFolder:
         self.attempt("lines").write_lines(changes.drop("run_id"), path)
         return read_lines(self.spark, self.storage, [path], set(tag_columns(changes)))
 
+    def leave_out(self, run_id: str, changes: DataFrame) -> DataFrame:
+        """The changes to what is left out as conflicts, written and read back as `add` does it."""
+        path = conflicts_path(run_id)
+        self._uncommitted.append(path)
+        self.attempt("conflicts").write_conflicts(changes.drop("run_id"), path)
+        return read_conflicts(self.spark, self.storage, [path])
+
     def attempt(self, name: str) -> Staging:
         """Where the tables of one attempt to commit are written."""
         return Staging(self.spark, self.storage, f"{self.path}/{name}")
@@ -85,6 +96,7 @@ class RunFolder:
     def lost(self, run_id: str) -> None:
         """Another run was first: the lines of this attempt will never count."""
         clear(self.storage, lines_path(run_id))
+        clear(self.storage, conflicts_path(run_id))
         self._uncommitted = [self.path]
 
     def clear(self) -> None:
@@ -109,6 +121,10 @@ class Staging:
         """Bill lines in a folder, by date and in order."""
         tags = sorted(tag_columns(lines))
         self.write(lines, path, ("billing_date",), (*_LINE_ORDER, *tags))
+
+    def write_conflicts(self, rows: DataFrame, path: str) -> None:
+        """What is left out as conflicts, in a folder, by date and in order."""
+        self._write(rows, path, ("billing_date",), ("period_start", "workspace_id"))
 
     def table(self, table: str, rows: DataFrame) -> DataFrame:
         """A table of bill lines or bills, written and read back."""
@@ -223,6 +239,12 @@ def read_lines(spark: SparkSession, storage: Folder, paths: Sequence[str], tags:
     """The ledger lines in some folders of runs."""
     schema = StructType([*LEDGER_LINES.fields, *(StructField(tag, StringType()) for tag in sorted(tags))])
     read = spark.read.schema(schema).option("basePath", storage.path(LINES))
+    return read.parquet(*(storage.path(path) for path in paths))
+
+
+def read_conflicts(spark: SparkSession, storage: Folder, paths: Sequence[str]) -> DataFrame:
+    """What runs have left out as conflicts, from some of their folders."""
+    read = spark.read.schema(LEFT_OUT).option("basePath", storage.path(CONFLICTS))
     return read.parquet(*(storage.path(path) for path in paths))
 
 

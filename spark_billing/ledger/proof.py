@@ -22,7 +22,7 @@ from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
 from spark_billing.core.schemas import AMOUNT, PRICED
 from spark_billing.core.text import printable
-from spark_billing.ledger.conflicts import unbilled
+from spark_billing.ledger.conflicts import SettledConflicts
 from spark_billing.ledger.difference import lowered_bills
 from spark_billing.ledger.files import Staging
 from spark_billing.ledger.run_record import LineSums, Totals
@@ -115,25 +115,19 @@ def write_calls(staging: Staging, metered: Metered, scope: Scope, totals: Totals
 def guard(
     added: DataFrame,
     reasons: Mapping[str, LineSums],
-    conflicts: Optional[DataFrame],
-    covered: Sequence[int],
+    conflicts: Optional[SettledConflicts],
     currency: str,
     *,
     may_lower: bool,
 ) -> list[Row]:
     """The bills that the added lines lower, the first few; `RetractionError` if that takes an explicit leave that is
     not given. `conflicts` are those that have come to light since the last run."""
-    excuse, left_out = conflicts, None
-    if conflicts is not None and covered:
-        # a rejected copy is no excuse if the one that it is rejected for is in no bill: the call would be in none
-        by = ["workspace_id", "billed_at"]
-        nowhere = unbilled(conflicts, covered)
-        excuse, left_out = (conflicts.join(nowhere, by, how) for how in ("left_anti", "left_semi"))
-    lowered = lowered_bills(added, excuse).withColumn("hour", F.unix_seconds("period_start"))
+    explained = None if conflicts is None else conflicts.explained
+    lowered = lowered_bills(added, explained).withColumn("hour", F.unix_seconds("period_start"))
     worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN_BILLS).collect()
     if worst and not worst[0]["by_conflict"] and not may_lower:
         bills = lowered.filter(~F.col("by_conflict")).count()
-        refusal = _refusal(bills, worst, reasons, currency) + _copies_left_out(left_out, covered)
+        refusal = _refusal(bills, worst, reasons, currency) + _copies_in_no_bill(conflicts)
         raise RetractionError(refusal, parameter="allow_retractions")
     return worst
 
@@ -155,12 +149,11 @@ def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, LineSums], 
     )
 
 
-def _copies_left_out(left_out: Optional[DataFrame], covered: Sequence[int]) -> str:
-    if left_out is None:
+def _copies_in_no_bill(conflicts: Optional[SettledConflicts]) -> str:
+    if conflicts is None:
         return ""
-    seconds = F.unix_seconds("period_start").between(covered[0], covered[-1])
-    rejected = left_out.filter(F.col("rejected") & seconds).select(F.unix_seconds("billed_at").alias("hour"))
-    hours = [hour_label(row["hour"]) for row in rejected.distinct().orderBy("hour").limit(_SHOWN_BILLS).collect()]
+    rows = conflicts.unbilled.orderBy("hour").limit(_SHOWN_BILLS).collect()
+    hours = [hour_label(row["hour"]) for row in rows]
     if not hours:
         return ""
     return (

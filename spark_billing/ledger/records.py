@@ -7,7 +7,7 @@ record holds the count and the sums of the run's lines, which whoever reads them
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Optional
@@ -20,8 +20,8 @@ from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import date_label
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
 from spark_billing.core.storage import Folder, Storage, path_is_absent
-from spark_billing.ledger.files import read_lines
-from spark_billing.ledger.run_record import LineSums, RunRecord, lines_path
+from spark_billing.ledger.files import read_conflicts, read_lines
+from spark_billing.ledger.run_record import LineSums, RunRecord, conflicts_path, lines_path
 
 RUNS = "ledger/runs"
 
@@ -107,12 +107,35 @@ class Ledger:
                 if date in wanted:
                     expected[record.run_id, date] = expected.get((record.run_id, date), LineSums()) + sums
                     tags.update(record.tag_columns)
+        return self._verified(lines_path, expected, lambda paths: read_lines(spark, self.storage, paths, tags))
+
+    def conflicts(self, spark: SparkSession, dates: Iterable[str]) -> Optional[DataFrame]:
+        """What the runs have left out as conflicts on some UTC+8 dates (`LEFT_OUT`), verified; None if there is none.
+
+        Only the folders of runs that have such rows of these dates are read. `OutputError` as for `lines`.
+        """
+        wanted = set(dates)
+        expected = {
+            (record.run_id, date): sums
+            for record in self.records
+            for date, sums in (record.left_out or {}).items()
+            if date in wanted
+        }
+        return self._verified(conflicts_path, expected, lambda paths: read_conflicts(spark, self.storage, paths))
+
+    def _verified(
+        self,
+        path_of: Callable[[str], str],
+        expected: Mapping[tuple[str, str], LineSums],
+        read: Callable[[Sequence[str]], DataFrame],
+    ) -> Optional[DataFrame]:
+        """What runs wrote on some dates, if it comes to what is `expected` by run_id and date."""
         if not expected:
             return None
-        paths = [f"{lines_path(run_id)}/billing_date={date}" for run_id, date in sorted(expected)]
+        paths = [f"{path_of(run_id)}/billing_date={date}" for run_id, date in sorted(expected)]
         try:
-            lines = read_lines(spark, self.storage, paths, tags)
-            rows = lines.groupBy("run_id", "billing_date").agg(*_counts_and_sums()).collect()
+            written = read(paths)
+            rows = _with_tokens(written).groupBy("run_id", "billing_date").agg(*_counts_and_sums()).collect()
         except PySparkException as error:
             if not path_is_absent(error):
                 raise
@@ -122,10 +145,10 @@ class Ledger:
         for (run_id, date), sums in expected.items():
             if found.get((run_id, date)) != sums:
                 raise OutputError(
-                    f"{self.storage.path(lines_path(run_id))}/billing_date={date} is not what its run wrote: recorded "
+                    f"{self.storage.path(path_of(run_id))}/billing_date={date} is not what its run wrote: recorded "
                     f"are {sums}, there are {found.get((run_id, date), 'none')}. Restore the folder."
                 )
-        return lines
+        return written
 
     def commit(self, storage: Storage, record: RunRecord) -> bool:
         """Create the record of the next run; False if another run has got that number."""
@@ -148,6 +171,20 @@ def sums_by_hour(lines: DataFrame) -> dict[int, dict[str, LineSums]]:
     for row in lines.groupBy(hour, reason).agg(*_counts_and_sums()).orderBy("hour", "reason").collect():
         sums.setdefault(row["hour"], {})[row["reason"]] = _sums_of(row)
     return sums
+
+
+def sums_by_date(conflicts: DataFrame) -> dict[str, LineSums]:
+    """The count and sums of rows of `LEFT_OUT` by UTC+8 date."""
+    rows = _with_tokens(conflicts).groupBy("billing_date").agg(*_counts_and_sums()).orderBy("billing_date").collect()
+    return {str(row["billing_date"]): _sums_of(row) for row in rows}
+
+
+def _with_tokens(written: DataFrame) -> DataFrame:
+    """Lines as they are; of what is left out, which has tokens of both kinds in a row, their sum."""
+    if "tokens" in written.columns:
+        return written
+    kinds = [F.col(name).cast(TOTAL_TOKENS) for name in ("input_tokens", "output_tokens")]
+    return written.withColumn("tokens", (kinds[0] + kinds[1]).cast(TOTAL_TOKENS))
 
 
 def _counts_and_sums() -> list[Column]:

@@ -23,7 +23,6 @@ from spark_billing.core.errors import LostRaceError, UsageError
 from spark_billing.core.hours import Period, hour_label, instant_label, ranges
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
-from spark_billing.ledger.conflicts import kept_conflicts
 from spark_billing.ledger.files import (
     InMemory,
     RunFiles,
@@ -35,10 +34,11 @@ from spark_billing.ledger.files import (
 )
 from spark_billing.ledger.proof import Proved, guard, prove_bills, write_calls
 from spark_billing.ledger.records import Ledger
-from spark_billing.ledger.run_record import RunRecord, SeenHours, Totals, UsedPrices
+from spark_billing.ledger.run_record import RunRecord, SeenHours, Totals, UsedPrices, conflicts_path
 from spark_billing.ledger.scope import Scope
 from spark_billing.ledger.settling import Settled, rebuild_tables, settle
 from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.copies import CopyRule, KeepCopy
 from spark_billing.usage.mapping import refuse_zoneless_times
 
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
@@ -57,6 +57,7 @@ class Job:
     pricing: Pricing = "native"
     duplicates: bool = True
     dedup_lookback: int = 24  # hours
+    keep_copy: KeepCopy = "fullest"
     group_by_tags: Sequence[str] = ()
     detail: bool = False
     as_of: Optional[int] = None  # epoch seconds; None: when the run starts
@@ -65,6 +66,7 @@ class Job:
     allow_retractions: bool = False
     dry_run: bool = False
     publishing_patience: float = 10  # seconds without progress, after which a run that is publishing counts as dead
+    billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
 
     def __post_init__(self) -> None:
         require_pricing(self.pricing)
@@ -142,8 +144,7 @@ def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, na
         job.prices,
         folder.keep,
         period=job.period,
-        lookback_hours=job.dedup_lookback,
-        duplicates=job.duplicates,
+        rule=CopyRule(job.dedup_lookback, job.keep_copy) if job.duplicates else None,
         group_by_tags=job.group_by_tags,
         pricing=job.pricing,
     )
@@ -164,14 +165,15 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     ledger = _open(run.storage, job)
     if isinstance(folder, RunFolder):
         finish_publishing(run.storage, ledger.last, job.publishing_patience)
-    settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, folder, f"{run.name}-{attempt}", run.at)
+    with_it = [(period.start, period.end) for period in job.billed_with]
+    run_id = f"{run.name}-{attempt}"
+    settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, folder, run_id, run.at, with_it)
     lowered: Sequence[Row] = []
     if settled.held is not None and settled.lines.hours:
         lowered = guard(
             settled.added,
             settled.lines.reasons,
             settled.conflicts,
-            run.scope.covered,
             job.prices.currency,
             may_lower=job.allow_retractions or job.dry_run,
         )
@@ -188,6 +190,8 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
         write_calls(staging, run.metered, run.scope, totals, settled.number, detail=job.detail)
         if not settled.lines.hours:
             clear(run.storage, record.lines_path)
+        if not record.left_out:
+            clear(run.storage, conflicts_path(run_id))
         replaced = staging.partitions()
         without_time = job.period is not None or "missing_call_time" in totals.rejected
         touched = touched_partitions(run.storage, settled.dates, run.scope.covered, without_time=without_time)
@@ -218,9 +222,6 @@ def _record(
     totals: Totals,
 ) -> RunRecord:
     job, prices, with_usage, covered = run.job, run.job.prices, run.scope.with_usage, run.scope.covered
-    conflicts: Optional[Sequence[Sequence[Any]]] = []
-    if run.metered.conflicts is not None and covered:
-        conflicts = kept_conflicts(run.metered.conflicts, covered)
     absent = [] if job.period is not None else sorted(set(ledger.hours()) - set(with_usage))
     return RunRecord(
         run=settled.number,
@@ -243,7 +244,7 @@ def _record(
         ),
         totals=totals,
         covered=ranges(covered),
-        conflicts=conflicts,
+        left_out={} if settled.conflicts is None else settled.conflicts.added,
         ledger=settled.lines,
         not_adjusted=settled.too_old,
         staging=f"_staging/{run.name}",

@@ -16,6 +16,7 @@ from spark_billing.core.hours import Period, hour_label, parse_hour, ranges
 from spark_billing.core.money import add
 
 LINES = "ledger/lines"
+CONFLICTS = "ledger/conflicts"
 # Of every record of a ledger; what else a record has came later, or tells a person more
 _NEEDED = ("run", "run_id", "parent", "source", "price_list", "tag_columns", "ledger")
 
@@ -139,12 +140,15 @@ class RunRecord:
     hours: SeenHours
     totals: Totals
     covered: Sequence[tuple[int, int]]  # the hours that it billed, as periods in epoch seconds
-    conflicts: Optional[Sequence[Sequence[Any]]]  # `conflicts.kept_conflicts`; None: too many to keep, or not told
+    left_out: Optional[Mapping[str, LineSums]]  # its rows of `schemas.LEFT_OUT`, by date; None: an older version
     ledger: AddedLines
     not_adjusted: AddedLines
     staging: str  # where its partitions were written aside
     replace: Sequence[str] = ()  # the partitions that it publishes
     remove: Sequence[str] = ()  # and those that have become empty
+    # Of an older version, in place of `left_out`: [workspace, hour, region, model, whether left out, hour of the copy
+    # that is billed, requests, input tokens, output tokens, amount]; None: too many to keep, or not told
+    conflicts: Optional[Sequence[Sequence[Any]]] = None
 
     @property
     def lines_path(self) -> str:
@@ -154,13 +158,14 @@ class RunRecord:
     def to_json(self) -> str:
         """As text of the file that is kept."""
         as_json = {
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if name != "conflicts"},
             "tag_columns": list(self.tag_columns),
             "price_list": vars(self.price_list),
             "period": self.period and {"from": hour_label(self.period.start), "to": hour_label(self.period.end)},
             "hours": vars(self.hours),
             "totals": self.totals.to_json(),
             "covered": [[hour_label(start), hour_label(end)] for start, end in self.covered],
+            "left_out": {date: sums.to_json() for date, sums in (self.left_out or {}).items()},
             "ledger": self.ledger.to_json(),
             "not_adjusted": self.not_adjusted.to_json(),
         }
@@ -183,7 +188,7 @@ class RunRecord:
                 "Give an output of its own and bill the whole usage into it.",
                 parameter="output",
             )
-        period, added = found.get("period"), AddedLines.from_json(found["ledger"])
+        period, added, left_out = found.get("period"), AddedLines.from_json(found["ledger"]), found.get("left_out")
         period = period and Period(parse_hour(period["from"]), parse_hour(period["to"]))
         told = {
             name: found.get(name, "") for name in ("started_at", "committed_at", "as_of", "spark_version", "staging")
@@ -198,17 +203,23 @@ class RunRecord:
             hours=SeenHours(**_known(SeenHours, found.get("hours", {}))),
             totals=Totals.from_json(found.get("totals", {})),
             covered=_covered(found, period, added),
-            conflicts=found.get("conflicts"),
+            left_out=left_out and {date: LineSums.from_json(sums) for date, sums in left_out.items()},
             ledger=added,
             not_adjusted=AddedLines.from_json(found.get("not_adjusted", {"reasons": {}, "hours": {}})),
             replace=found.get("replace", ()),
             remove=found.get("remove", ()),
+            conflicts=found.get("conflicts"),
         )  # fmt: skip
 
 
 def lines_path(run_id: str) -> str:
     """Where the ledger lines of a run are, below the output."""
     return f"{LINES}/run_id={run_id}"
+
+
+def conflicts_path(run_id: str) -> str:
+    """Where the rows of what it leaves out as conflicts are."""
+    return f"{CONFLICTS}/run_id={run_id}"
 
 
 def _covered(found: Mapping[str, Any], period: Optional[Period], added: AddedLines) -> Sequence[tuple[int, int]]:

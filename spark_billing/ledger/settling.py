@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional
@@ -15,7 +15,7 @@ from spark_billing.bills.metering import Metered
 from spark_billing.core.columns import literal_rows, tag_columns
 from spark_billing.core.hours import date_label
 from spark_billing.core.session import step
-from spark_billing.ledger.conflicts import conflicts_since
+from spark_billing.ledger.conflicts import SettledConflicts, settle_conflicts
 from spark_billing.ledger.difference import difference, net_lines
 from spark_billing.ledger.files import RunFiles, Staging
 from spark_billing.ledger.records import Ledger, sums_by_hour
@@ -35,7 +35,7 @@ class Settled:
     too_old: AddedLines  # what would be added to hours that are too old to adjust
     held: Optional[DataFrame]  # the ledger's lines of the same dates; None: there are none
     owed: DataFrame  # all lines of the covered hours, with the added ones
-    conflicts: Optional[DataFrame]  # those that have come to light since the last run
+    conflicts: Optional[SettledConflicts]  # those that have come to light since the last run
     tag_columns: list[str]
 
     @property
@@ -53,17 +53,30 @@ def settle(
     folder: RunFiles,
     run_id: str,
     started: datetime,
+    billed_with: Sequence[tuple[int, int]] = (),
 ) -> Settled:
-    """The difference of the metered usage to the ledger, written once."""
+    """The difference of the metered usage to the ledger, written once. Other runs that belong to this one bill the
+    hours `billed_with`."""
     number, closed = len(ledger.records) + 1, scope.closed
     step(spark, "read and verify the ledger")
     held = ledger.lines(spark, {date_label(hour) for hour in closed})
     held_here = None if held is None else held.join(_frame_of_hours(spark, closed), "period_start", "left_semi")
-    conflicts = None if metered.conflicts is None else conflicts_since(metered.conflicts, ledger.records)
+    conflicts = settle_conflicts(
+        spark,
+        ledger,
+        metered.conflicts,
+        folder,
+        number=number,
+        run_id=run_id,
+        closed=closed,
+        covered=scope.covered,
+        lookback=metered.lookback,
+        billed_with=billed_with,
+    )
     lines = lines_of_sums(metered.sums, prices)
     if scope.open_from is not None:
         lines = lines.filter(_start() < scope.open_from)
-    changes = difference(lines, held_here, conflicts).withColumns(
+    changes = difference(lines, held_here, None if conflicts is None else conflicts.new_copies).withColumns(
         {
             "run": F.lit(number).cast("bigint"),
             "run_at": F.timestamp_seconds(F.lit(int(started.timestamp()))),

@@ -16,12 +16,12 @@ from pyspark.sql import functions as F
 from spark_billing.bills.sums import Pricing
 from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import SECONDS_PER_HOUR, Period, ranges
+from spark_billing.core.hours import Period, ranges
 from spark_billing.core.session import settings
 from spark_billing.ledger.billing import bill_table, instant_of
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import in_period, typed_calls
-from spark_billing.usage.copies import IDS
+from spark_billing.usage.copies import IDS, CopyRule, KeepCopy
 from spark_billing.usage.files import read_usage
 from spark_billing.usage.mapping import map_columns, refuse_zoneless_times, usage_session
 
@@ -40,20 +40,14 @@ def bill_touched_hours(
     call_time_zone: Optional[str] = None,
     duplicates: bool = True,
     dedup_lookback: int = 24,
-    source: Optional[str] = None,
-    pricing: Pricing = "native",
-    group_by_tags: Sequence[str] = (),
-    detail: bool = False,
-    as_of: Optional[str] = None,
-    closed_after: Optional[int] = None,
-    adjust_within: Optional[int] = None,
-    allow_retractions: bool = False,
+    keep_copy: KeepCopy = "fullest",
+    **options: Any,
 ) -> Callable[[DataFrame, int], None]:
     """A function for `foreachBatch`: bills the UTC+8 hours that a micro-batch touches, from the usage table.
 
     The rows of the stream are rows of the table `usage`, in its columns, and must be in it when their micro-batch comes
     (a stream of the table's own files is). Touched are the hours of its calls, and with `duplicates` those within
-    `dedup_lookback` hours in which the table has another copy of one of them, because which copy is billed may change.
+    `dedup_lookback` hours in which the table has another copy of one of them, better or worse: only these can change.
     A call without a readable time touches no hour; it is rejected in the next period that is billed. The arguments are
     those of `bill_usage`, but for `closed_after`, which is refused: no later micro-batch names the hours again that
     are open when their calls arrive. Nothing is lost if the stream dies: a micro-batch that comes again adds what is
@@ -81,6 +75,7 @@ def bill_touched_hours(
             "closed_after would leave out the hours that are open when their calls arrive, and no later micro-batch "
             "names them again; leave it out, or bill closed hours with the job"
         )
+    rule = CopyRule(dedup_lookback, keep_copy)
     table: dict[str, Any] = {
         "usage": usage,
         "usage_format": usage_format,
@@ -88,13 +83,7 @@ def bill_touched_hours(
         "call_time_zone": call_time_zone,
         "duplicates": duplicates,
         "dedup_lookback": dedup_lookback,
-        "source": source,
-        "pricing": pricing,
-        "group_by_tags": list(group_by_tags),
-        "detail": detail,
-        "as_of": instant_of(as_of, last=None, closed_after=None, adjust_within=adjust_within),
-        "adjust_within": adjust_within,
-        "allow_retractions": allow_retractions,
+        "keep_copy": keep_copy,
     }
 
     def bill_batch(batch: DataFrame, batch_id: int) -> None:
@@ -107,9 +96,10 @@ def bill_touched_hours(
                 )
                 hours = _hours_of_calls(calls)
                 if duplicates and hours:
-                    hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
-            for period in _periods(hours):
-                bill_table(spark, prices, output=output, period=period, **table)
+                    hours |= _hours_of_copies(calls, _around(hours, whole, rule.seconds))
+            periods = _periods(hours)
+            for period in periods:  # the better copy may lie in a later one: these runs are one, cut where hours lack
+                bill_table(spark, prices, output=output, period=period, billed_with=periods, **table, **options)
 
     return bill_batch
 
@@ -131,10 +121,9 @@ def _hours_of_copies(calls: DataFrame, around: DataFrame) -> set[int]:
     return _hours_of_calls(copies)
 
 
-def _around(hours: set[int], usage: DataFrame, lookback_hours: int) -> DataFrame:
-    """The usage of these hours and of so many before and after each."""
+def _around(hours: set[int], usage: DataFrame, seconds: int) -> DataFrame:
+    """The usage of these hours and of so many seconds before and after each."""
     call_time, dtype = F.col("call_time"), usage.schema["call_time"].dataType
-    seconds = lookback_hours * SECONDS_PER_HOUR
     near = F.lit(False)
     for period in _periods(hours):
         near |= in_period(call_time, dtype, (period.start - seconds) * 1_000_000, (period.end + seconds) * 1_000_000)

@@ -40,9 +40,10 @@ def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[st
         text += [f"Of the billed output tokens the price list does not charge {free:,}.", ""]
     conflicts = totals.rejected.get("conflicting_request", 0)
     if conflicts:
+        hours, kept = (record.arguments.get(name) for name in ("dedup_lookback", "keep_copy"))
         text += [
-            f"ATTENTION: {conflicts:,} calls have the id of another call, but other content. Of each id the earliest\n"
-            "call is billed, of several the dearest; the others are rejected as conflicting_request.",
+            f"ATTENTION: {conflicts:,} calls have the id of another call, but other content. Of copies within {hours} "
+            f"hours\nof one another the {kept} is billed; the others are rejected as conflicting_request.",
             "",
         ]
     text += [f"Total: {money(totals.amount)} {currency}", ""]

@@ -8,18 +8,27 @@ from pyspark.sql import functions as F
 from spark_billing.core.errors import UsageError
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import PRICED_BY, typed_calls, usage_field
-from spark_billing.usage.copies import rate_usage
+from spark_billing.usage.copies import CopyRule, KeepCopy, rate_usage
 from spark_billing.usage.rating import rate_calls, with_costs
 from spark_billing.usage.reasons import reason_of
 
 
-def check_usage(usage: DataFrame, *, prices: PriceList, duplicates: bool = True) -> DataFrame:
+def check_usage(
+    usage: DataFrame,
+    *,
+    prices: PriceList,
+    duplicates: bool = True,
+    dedup_lookback: int = 24,
+    keep_copy: KeepCopy = "fullest",
+) -> DataFrame:
     """Adds `reject_reason` to each usage row: null if the call is to be billed, else why not.
 
-    The reasons are `reasons.REJECT_REASONS`; the first that applies is given. Tokens are counts of the single request,
-    `call_time` is an instant (a timestamp, or ISO 8601 text with an offset). With `duplicates=False` repeats are left
-    alone and `request_id` is neither needed nor read. `UsageError` if a column is missing or of a type that cannot hold
-    its meaning.
+    The reasons are `schemas.REJECT_REASONS`; the first that applies is given. Tokens are counts of the single request,
+    `call_time` is an instant (a timestamp, or ISO 8601 text with an offset). A copy of a call is rejected if a better
+    one lies within `dedup_lookback` hours of it: one with more input tokens, then more output tokens, then earlier;
+    `keep_copy` may also be `earliest` or `latest`. With `duplicates=False` repeats are left alone and
+    `request_id` is neither needed nor read. `UsageError` if a column is missing or of a type that cannot hold its
+    meaning.
 
     Examples
     --------
@@ -33,7 +42,7 @@ def check_usage(usage: DataFrame, *, prices: PriceList, duplicates: bool = True)
     +----------+---------+-------------+
     """
     refuse_columns(usage, ("reject_reason",))
-    rated = rate_usage(usage, prices, duplicates=duplicates)
+    rated = rate_usage(usage, prices, CopyRule(dedup_lookback, keep_copy) if duplicates else None)
     return rated.select("source.*", reason_of(F.col("reject")).alias("reject_reason"))
 
 

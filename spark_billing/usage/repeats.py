@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from spark_billing.core.columns import quoted
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import BILLED_BY, require_columns, typed_calls, usage_field
-from spark_billing.usage.copies import IDS, rate_usage
+from spark_billing.usage.copies import IDS, CopyRule, rate_usage
 from spark_billing.usage.rating import rate_calls
 from spark_billing.usage.reasons import REASON_CODE
 
@@ -53,10 +53,10 @@ def find_suspects(usage: DataFrame, buckets: int = BUCKETS) -> DataFrame:
     return in_order.select(F.explode_outer(F.array_distinct(again)).alias(SUSPECT))
 
 
-def rate_suspects(usage: DataFrame, suspects: DataFrame, prices: PriceList) -> DataFrame:
+def rate_suspects(usage: DataFrame, suspects: DataFrame, prices: PriceList, rule: CopyRule) -> DataFrame:
     """The calls with a suspect hash, rated as `copies.rate_usage` does it: the exact check, on full content."""
     calls = usage.join(suspects, _hash(usage) == F.col(SUSPECT), "left_semi")
-    return rate_usage(calls, prices, duplicates=True)
+    return rate_usage(calls, prices, rule)
 
 
 def rate_others(usage: DataFrame, suspects: DataFrame, prices: PriceList) -> DataFrame:

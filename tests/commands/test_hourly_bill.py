@@ -713,6 +713,7 @@ def test_the_steps_of_a_run_have_names(spark, write, bill, tmp_path):
     assert steps == {
         "count the calls and look for repeats by hash",
         "compare the calls that share a hash",
+        "compare the conflicts with those of the ledger",
         "sum the calls by price",
         "add the difference to the ledger",
         "rebuild the tables of the touched dates",

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from spark_billing import PriceList, bill_lines, check_usage, hourly_bills
+from spark_billing.core.errors import RetractionError
 from spark_billing.core.hours import Period, date_label
 from spark_billing.core.storage import Storage
 from spark_billing.ledger import run
@@ -144,6 +145,37 @@ def test_died_at_each_step(spark, usages, tmp_path, monkeypatch, owner, name, wh
     assert outcome.record.run == (3 if committed else 2)
     assert bool(outcome.record.ledger.reasons) == (not committed)
     assert said
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "name"), [(Staging, "write_conflicts"), (Ledger, "commit")])
+def test_what_a_run_that_died_left_out_does_not_count(spark, tmp_path, monkeypatch, owner, name, when):
+    """Two calls are left out for fuller copies an hour later, which explains that the bill of the first hour falls."""
+    first = [call(n, HOURS[0]) for n in range(5)]
+    fuller = [call(n, HOURS[1], input_tokens=270) for n in range(2)]
+    for usage, calls in (("first", first), ("fuller", first + fuller), ("lost", first[:4] + fuller)):
+        usage_frame(spark, calls).coalesce(1).write.parquet(str(tmp_path / usage))
+    quiet_bill(spark, str(tmp_path / "first"), tmp_path / "out")
+    step = getattr(owner, name)
+
+    def dies(*arguments):
+        if when == "after":
+            step(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, dies)
+        patch.setattr(RunFolder, "clear", lambda self: None)
+        with pytest.raises(KeyboardInterrupt):
+            quiet_bill(spark, str(tmp_path / "fuller"), tmp_path / "out")
+    for _ in range(2):
+        quiet_bill(spark, str(tmp_path / "fuller"), tmp_path / "out")
+        ledger = Ledger.open(Storage(spark, str(tmp_path / "out")))
+        left_out = ledger.conflicts(spark, ["2026-04-08"])
+        sums = left_out.groupBy("workspace_id").agg(F.sum("requests"), F.sum("input_tokens"), F.sum("beaten"))
+        assert [tuple(row) for row in sums.collect()] == [("w-1", 2, 520, 2)]
+    with pytest.raises(RetractionError):
+        quiet_bill(spark, str(tmp_path / "lost"), tmp_path / "out")
 
 
 def test_two_runs_at_once(spark, usages, tmp_path):

@@ -100,11 +100,17 @@ def test_other_tags_are_no_other_usage(spark):
     assert lowered_bills(added).count() == 0
 
 
-def conflicts(spark, *rows):
-    """Calls with rivals, from (workspace, rejected, requests, input tokens, output tokens, amount)."""
-    names = "workspace_id string, period_start timestamp, region string, model string, rejected boolean, "
+def new_copies(spark, **copies):
+    names = "workspace_id string, period_start timestamp, region string, model string, copies bigint"
+    made = [(workspace, START, "cn-hangzhou", "qwen-plus", n) for workspace, n in copies.items()]
+    return spark.createDataFrame(made, names)
+
+
+def explained(spark, *rows):
+    """By how much bills may fall, from (workspace, requests, input tokens, output tokens, amount)."""
+    names = "workspace_id string, period_start timestamp, "
     names += "requests bigint, input_tokens bigint, output_tokens bigint, amount decimal(38,12)"
-    made = [(w, START, "cn-hangzhou", "qwen-plus", no, n, i, o, Decimal(a)) for w, no, n, i, o, a in rows]
+    made = [(workspace, START, n, i, o, Decimal(amount)) for workspace, n, i, o, amount in rows]
     return spark.createDataFrame(made, names)
 
 
@@ -116,25 +122,19 @@ def test_a_conflict_of_copies_is_a_reason_of_its_own(spark):
         ("swaps", "input", T1, LOW, 1, 250),
         ("gains", "input", T1, LOW, 1, 260),
     )
-    rivals = conflicts(
-        spark,
-        ("loses", True, 1, 260, 0, "0.00003588"),
-        ("swaps", True, 1, 260, 0, "0.00003588"),
-        ("swaps", False, 1, 250, 0, "0.0000345"),
-        ("gains", False, 1, 260, 0, "0.00003588"),
-    )
-    added = difference(now, held, rivals)
+    added = difference(now, held, new_copies(spark, loses=1, swaps=2, gains=1))
     assert [(row[0], row[3], row[4], row[7]) for row in told(added)] == [
         ("gains", 1, 260, None),  # its hour was never billed before
         ("loses", -1, -260, "conflict"),
         ("swaps", 0, -10, "conflict"),
     ]
-    assert {(row["workspace_id"], row["by_conflict"]) for row in lowered_bills(added, rivals).collect()} == {
+    all_of_it = explained(spark, *((name, 1, 260, 0, "0.00003588") for name in ("loses", "swaps")))
+    assert {(row["workspace_id"], row["by_conflict"]) for row in lowered_bills(added, all_of_it).collect()} == {
         ("loses", True),
         ("swaps", True),
     }
-    few = conflicts(spark, ("loses", True, 1, 259, 0, "0.00003588"))  # explain all but one token
-    assert {(row["workspace_id"], row["by_conflict"]) for row in lowered_bills(added, few).collect()} == {
+    all_but_a_token = explained(spark, ("loses", 1, 259, 0, "0.00003588"))
+    assert {(row["workspace_id"], row["by_conflict"]) for row in lowered_bills(added, all_but_a_token).collect()} == {
         ("loses", False),
         ("swaps", False),
     }

@@ -1,5 +1,6 @@
 """A bill over time: late usage, corrected prices, withdrawn calls, hours that are open or too old, rival copies."""
 
+import json
 import os
 import shutil
 from datetime import timedelta
@@ -8,11 +9,15 @@ from decimal import Decimal, localcontext
 import pytest
 
 from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.core.errors import OutputError
+from spark_billing.core.storage import Folder
+from spark_billing.ledger.records import Ledger
 from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START
 
 pytestmark = pytest.mark.classic
 
+TEN_TOKENS = Decimal("0.00000138")  # of input
 HEAD = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
 RETRACTION = 4
 
@@ -187,39 +192,67 @@ def test_a_dry_run_writes_nothing(spark, write, bill, tmp_path):
     assert not (tmp_path / "out" / "_staging").exists()
 
 
-def test_an_earlier_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
+def test_a_fuller_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
     path = tmp_path / "out"
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR
     assert bill(write([call(1, five), call(2, five)]))[0] == 0
-    code, out, _ = bill(write([call(1, five), call(2, five), call(1, two, input_tokens=250), call(3, two)]))
+    fuller = call(1, two, input_tokens=270)
+    code, out, _ = bill(write([call(1, five), call(2, five), fuller, call(3, two)]))
     assert code == 0  # no leave needed: nothing is lost but by the conflict
     assert "ATTENTION: 1 calls have the id of another call" in out
-    assert added(path, 2) == {"conflict": (2, -ONE), "original": (2, 2 * ONE - Decimal("0.00000138"))}
+    assert "Of copies within 24 hours\nof one another the fullest is billed" in out
+    assert added(path, 2) == {"conflict": (2, -ONE), "original": (2, 2 * ONE + TEN_TOKENS)}
     assert [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, path, "bills")] == [
-        (2, 2, 510),
+        (2, 2, 530),
         (5, 1, 260),
     ]
     assert [r["reject_reason"] for r in rows(spark, path, "rejected", "request_id")] == ["conflicting_request"]
+    # beside the lines what is left out for what, which comes to what is rejected
+    of_run = {"lines": 2, "requests": 1, "tokens": 310, "amount": "0.000053080000"}
+    assert (record(path, 1)["left_out"], record(path, 2)["left_out"]) == ({}, {"2026-04-08": of_run})
+    kept = rows(spark, path, "ledger/conflicts")
+    assert [(r["requests"], r["input_tokens"], r["beaten"], r["run"]) for r in kept] == [(0, 0, 1, 2), (1, 260, 0, 2)]
+    # the same again: nothing to add, and no folder for it
+    assert bill(write([call(1, five), call(2, five), fuller, call(3, two)]))[0] == 0
+    assert (record(path, 3)["left_out"], len(os.listdir(path / "ledger" / "conflicts"))) == ({}, 1)
+    # they are verified as lines are
+    ledger = Ledger.open(Folder(spark, str(path)))
+    assert ledger.conflicts(spark, ["2026-04-09"]) is None
+    assert ledger.conflicts(spark, ["2026-04-08", "2026-04-09"]).count() == 2
+    next((path / "ledger" / "conflicts").rglob("*.parquet")).unlink()
+    with pytest.raises(OutputError, match="is not what its run wrote: recorded are 2 lines, 1 requests"):
+        ledger.conflicts(spark, ["2026-04-08"])
 
 
 @pytest.mark.campaign
 def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_path):
-    """Only conflicts that are new since the last run explain why a bill becomes lower."""
+    """Only what is left out since the last run explains why a bill becomes lower, behind however many that stand."""
     path = tmp_path / "out"
-    rivals = [call(1), call(1, input_tokens=250), call(4, input_tokens=100), call(4, input_tokens=90)]
+    rivals = [call(f"rival-{n}", input_tokens=t) for n in range(1_500) for t in (260, 270)]
     assert bill(write([*rivals, call(2), call(3)]))[0] == 0
-    assert len(record(path)["conflicts"]) == 2  # those that are billed, and those that are not
-    code, _, err = bill(write([*rivals, call(2)]))
+    assert record(path)["left_out"]["2026-04-08"]["requests"] == 1_500
+    code, _, err = bill(write([*rivals, call(2)]))  # call 3 is lost
     assert code == RETRACTION
     assert "withdrawn_usage" in err
-    # a late call beside them is just late
-    assert bill(write([*rivals, call(2), call(3), call(5)]))[0] == 0
-    assert added(path, 2) == {"late_usage": (2, ONE)}
+    assert not (path / "_staging").exists()
+    assert len(os.listdir(path / "ledger" / "conflicts")) == 1
+    # so it is when calls of another hour are left out for new copies in this one
+    before = [call(n, COMMERCIAL_START + HOUR) for n in (7, 8, 9)]
+    fuller = [call(n, input_tokens=259 + n) for n in (7, 8)]
+    assert bill(write([*rivals, call(2), call(3), *before], "later"))[0] == 0
+    code, _, err = bill(write([*rivals, *before, *(c for c in fuller if c["request_id"] == "r-7")], "moved"))
+    assert (code, "w-1 in 2026-04-08T00 by 1 calls" in err, "T01" in err) == (RETRACTION, True, False)
+    # a late call beside the rivals is just late
+    assert bill(write([*rivals, call(2), call(3), call(5), *before], "late"))[0] == 0
+    assert added(path, 3) == {"late_usage": (2, ONE)}
     # and a conflict that is new excuses just the copy it takes away
-    earlier = call(2, COMMERCIAL_START - HOUR)
-    assert bill(write([*rivals, call(2), call(5), earlier]))[0] == RETRACTION
-    assert bill(write([*rivals, call(2), call(3), call(5), earlier]))[0] == 0
-    assert added(path, 3)["conflict"] == (2, -ONE)
+    assert bill(write([*rivals, call(2), call(3), call(5), *before[:2], *fuller], "less"))[0] == RETRACTION
+    assert bill(write([*rivals, call(2), call(3), call(5), *before, *fuller], "fuller"))[0] == 0
+    amounts = {reason: amount for reason, (_, amount) in added(path, 4).items()}
+    assert amounts == {"conflict": (6 + 7) * TEN_TOKENS / 10}
+    # nor does it excuse other prices
+    cheaper = price_list(tmp_path, "0.000137")
+    assert bill(write([*rivals, call(2), call(3), call(5), *before, *fuller], "fuller"), *cheaper)[0] == RETRACTION
 
 
 @pytest.mark.campaign
@@ -227,15 +260,15 @@ def test_a_copy_in_an_hour_that_is_not_billed_takes_no_bill_away(spark, write, b
     """Else the call would be in no bill: rejected here, and not billed there."""
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR
     assert bill(write([call(1, five), call(2, five)]))[0] == 0
-    usage = write([call(1, five), call(2, five), call(1, two, input_tokens=250)])
+    usage = write([call(1, five), call(2, five), call(1, two, input_tokens=270)])
     code, _, err = bill(usage, "--from", "2026-04-08T05", "--to", "2026-04-08T06")
     assert code == RETRACTION
     assert "lie in 2026-04-08T02, which it does not bill" in err
     code, _, err = bill(usage, "--adjust-within", "1", "--as-of", "2026-04-09T05:00+08:00")  # hour 2 is too old
     assert (code, "lie in 2026-04-08T02" in err) == (RETRACTION, True)
-    # both in one run, or the hour with the earlier copy first
+    # both in one run, or the hour with the fuller copy first
     assert bill(usage, "--from", "2026-04-08T02", "--to", "2026-04-08T06")[0] == 0
-    assert added(tmp_path / "out", 2) == {"conflict": (2, -ONE), "original": (2, ONE - Decimal("0.00000138"))}
+    assert added(tmp_path / "out", 2) == {"conflict": (2, -ONE), "original": (2, ONE + TEN_TOKENS)}
 
     later = {"output": "later"}
     assert bill(write([call(1, five), call(2, five)], "first"), **later)[0] == 0
@@ -244,19 +277,19 @@ def test_a_copy_in_an_hour_that_is_not_billed_takes_no_bill_away(spark, write, b
     assert added(tmp_path / "later", 3) == {"conflict": (2, -ONE)}
     for output in ("out", "later"):
         owed = [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, tmp_path / output, "bills")]
-        assert owed == [(2, 1, 250), (5, 1, 260)]
+        assert owed == [(2, 1, 270), (5, 1, 260)]
 
 
 @pytest.mark.campaign
 @pytest.mark.parametrize("order", [(2, 5), (5, 2)])
 def test_which_copy_is_billed_does_not_depend_on_the_period(spark, write, bill, tmp_path, order):
     five, two = COMMERCIAL_START + 5 * HOUR, COMMERCIAL_START + 2 * HOUR + timedelta(minutes=59)
-    usage = write([call(1, five), call(1, two, input_tokens=250), call(2, five), call(3, two)])
+    usage = write([call(1, five), call(1, two, input_tokens=270), call(2, five), call(3, two)])
     for hour in order:
         assert bill(usage, "--from", f"2026-04-08T0{hour}", "--to", f"2026-04-08T0{hour + 1}")[0] == 0
     path = tmp_path / "out"
     assert [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, path, "bills")] == [
-        (2, 2, 510),
+        (2, 2, 530),
         (5, 1, 260),
     ]
     assert [(r["billing_hour"], r["reject_reason"]) for r in rows(spark, path, "rejected", "request_id")] == [
@@ -265,11 +298,54 @@ def test_which_copy_is_billed_does_not_depend_on_the_period(spark, write, bill, 
     for number in (1, 2):
         totals = record(path, number)["totals"]["rows"]
         assert totals["read"] == 2
-    assert record(path)["arguments"]["dedup_lookback"] == 24
-    # without looking around, hour 5 does not know of the other copy
-    near = ("--from", "2026-04-08T05", "--to", "2026-04-08T06", "--dedup-lookback", "2")
-    assert bill(usage, *near, output="near")[0] == 0
-    assert rows(spark, tmp_path / "near", "bills")[0]["requests"] == 2
+    arguments = record(path)["arguments"]
+    assert (arguments["dedup_lookback"], arguments["keep_copy"]) == (24, "fullest")
+    # beyond the lookback they are two calls, with a period and without
+    for period in (("--from", "2026-04-08T05", "--to", "2026-04-08T06"), ()):
+        assert bill(usage, *period, "--dedup-lookback", "2", output=f"near{len(period)}")[0] == 0
+        assert rows(spark, tmp_path / f"near{len(period)}", "bills")[-1]["requests"] == 2
+    # and the earliest is another one
+    assert bill(usage, "--keep-copy", "latest", output="latest")[0] == 0
+    assert [b["requests"] for b in rows(spark, tmp_path / "latest", "bills")] == [1, 2]
+
+
+def as_an_earlier_version(path, conflicts):
+    """Makes of a ledger of one run, billed by the earliest copy, what the versions before kept of it."""
+    file = path / "ledger" / "runs" / f"{1:020}.json"
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    del kept["left_out"], kept["arguments"]["keep_copy"]
+    file.write_text(json.dumps({**kept, "conflicts": conflicts}), encoding="utf-8")
+    shutil.rmtree(path / "ledger" / "conflicts")
+
+
+@pytest.mark.campaign
+def test_a_ledger_of_an_earlier_rule_and_form_is_adjusted(spark, write, bill, tmp_path):
+    """The earliest copy was billed, and the record told what was left out for it."""
+    one, two = COMMERCIAL_START + HOUR, COMMERCIAL_START + 2 * HOUR
+    calls = [call(1, one), call(1, two, input_tokens=270), call(2, one), call(2, one, input_tokens=250), call(3, two)]
+    for output in ("told", "untold"):
+        assert bill(write(calls), "--keep-copy", "earliest", output=output)[0] == 0
+    rivals = [
+        ["w-1", "2026-04-08T01", "cn-hangzhou", "qwen-plus", False, "2026-04-08T01", 2, 520, 100, "0.000106160000"],
+        ["w-1", "2026-04-08T01", "cn-hangzhou", "qwen-plus", True, "2026-04-08T01", 1, 250, 50, "0.000051700000"],
+        ["w-1", "2026-04-08T02", "cn-hangzhou", "qwen-plus", True, "2026-04-08T01", 1, 270, 50, "0.000054460000"],
+    ]
+    as_an_earlier_version(tmp_path / "told", rivals)
+    as_an_earlier_version(tmp_path / "untold", None)
+    # where it told nothing, nothing explains why the bill of hour 1 falls
+    assert bill(write(calls), output="untold")[0] == RETRACTION
+    assert bill(write(calls), "--allow-retractions", output="untold")[0] == 0
+    assert bill(write(calls), output="told")[0] == 0
+    for output in ("told", "untold"):
+        bills = [(b["billing_hour"], b["requests"], b["input_tokens"]) for b in rows(spark, tmp_path / output, "bills")]
+        assert bills == [(1, 1, 260), (2, 2, 530)]
+        # what is left out is known from now on, whoever told it
+        assert record(tmp_path / output, 2)["left_out"]["2026-04-08"]["requests"] == 2
+        assert bill(write(calls[1:], "lost"), output=output)[0] == 0  # a copy that was left out
+        assert bill(write([*calls[:3], calls[4]], "lost"), output=output)[0] == 0
+        assert bill(write(calls[:4], "lost"), output=output)[0] == RETRACTION  # a call
+        assert bill(write([*calls, call(3, one, input_tokens=280)], "fuller"), output=output)[0] == 0
+    assert set(added(tmp_path / "told", 2)) == {"conflict"}
 
 
 def test_tags_that_come_later(spark, write, bill, tmp_path):

@@ -40,7 +40,7 @@ RECORD = {
         "currency": "USD",
     },
     "covered": [["2026-04-08T00", "2026-04-08T02"]],
-    "conflicts": [["w", "2026-04-08T00", "r", "m", True, "2026-04-08T00", 1, 260, 50, "0.000053080000"]],
+    "left_out": {"2026-04-08": {"lines": 2, "requests": 1, "tokens": 310, "amount": "0.000053080000"}},
     "ledger": {"reasons": {"late_usage": SUMS}, "hours": {"2026-04-08T00": SUMS}},
     "not_adjusted": {"reasons": {}, "hours": {}},
     "staging": "_staging/20260408T010203Z-0a1b2c3d/1",
@@ -62,6 +62,7 @@ def test_its_values_have_types():
     record = RunRecord.from_json("r.json", as_file(RECORD))
     assert record.period == Period(START, START + 7200)
     assert record.covered == [(START, START + 7200)]
+    assert record.left_out == {"2026-04-08": LineSums(2, 1, 310, Decimal("0.00005308"))}
     assert record.totals.amount == Decimal("0.00010616")
     assert record.ledger.hours == {START: LineSums(2, 2, 310, Decimal("0.00005308"))}
     assert record.price_list.tokens_per_k == 1000
@@ -69,15 +70,15 @@ def test_its_values_have_types():
 
 
 def test_a_first_run_without_period():
-    first = {**RECORD, "run": 1, "parent": None, "period": None, "conflicts": None}
+    first = {**RECORD, "run": 1, "parent": None, "period": None, "left_out": {}}
     record = RunRecord.from_json("r.json", as_file(first))
-    assert (record.parent, record.period, record.conflicts) == (None, None, None)
+    assert (record.parent, record.period, record.left_out) == (None, None, {})
     assert record.to_json() == as_file(first)
 
 
 @pytest.mark.parametrize("period", [RECORD["period"], None])
 def test_the_first_ledgers_told_neither_what_they_covered_nor_conflicts_nor_tokens(period):
-    old = {name: value for name, value in RECORD.items() if name not in ("covered", "conflicts")}
+    old = {name: value for name, value in RECORD.items() if name not in ("covered", "left_out")}
     old = {
         **old,
         "period": period,
@@ -86,7 +87,7 @@ def test_the_first_ledgers_told_neither_what_they_covered_nor_conflicts_nor_toke
     record = RunRecord.from_json("r.json", as_file(old))
     # without a period it covered at least the hours that it added to
     assert record.covered == ([(START, START + 7200)] if period else [(START, START + 3600)])
-    assert record.conflicts is None  # unknown, which excuses nothing
+    assert (record.left_out, record.conflicts) == (None, None)  # unknown, which excuses nothing
     assert record.totals.amount == Decimal("0.00010616")
     assert record.totals.input_tokens == {}
 

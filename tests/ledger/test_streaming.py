@@ -23,10 +23,14 @@ MICRO_BATCHES = [
     ([call(1), call(2), call(3, FIVE)], [(0, 1), (5, 6)]),
     # a late call, a repeat, and a new hour beside the first
     ([call(4), call(2), call(5, COMMERCIAL_START + HOUR)], [(0, 2)]),
-    # an earlier copy of a call of hour 5: the bill of that call moves, so hour 5 is touched as well
-    ([call(3, COMMERCIAL_START + HOUR, input_tokens=250)], [(1, 2), (5, 6)]),
+    # a fuller copy of a call of hour 5: the bill of that call moves, so hour 5 is touched as well
+    ([call(3, COMMERCIAL_START + HOUR, input_tokens=270)], [(1, 2), (5, 6)]),
     # a call without a time names no hour, one without an id no other copy; and one far away
     ([call("x", None), call(None, FIVE, request_id=None), call(6, COMMERCIAL_START + 30 * HOUR)], [(5, 6), (30, 31)]),
+    # fuller and later: hour 0 is billed first, and its call is left out for one that the same micro-batch bills
+    ([call(1, COMMERCIAL_START + 3 * HOUR, input_tokens=270)], [(0, 1), (3, 4)]),
+    # less full than the one that is billed: nothing changes but what is rejected
+    ([call(2, COMMERCIAL_START + 3 * HOUR, input_tokens=250)], [(0, 1), (3, 4)]),
 ]
 
 
@@ -57,8 +61,9 @@ def test_a_stream_with_late_calls_and_repeats(spark, usd, tmp_path, bill):
     for table in ("bill_lines", "bills"):
         assert of_table(spark, path, table) == of_table(spark, once, table)
     owed = {b["billing_hour"] + 24 * (b["billing_date"].day - 8): b["amount"] for b in rows(spark, path, "bills")}
-    assert owed == {0: 3 * ONE, 1: 2 * ONE - Decimal("0.00000138"), 30: ONE}  # 10 tokens less x 0.000138 / 1000
-    reasons = ["conflicting_request", "duplicate_request", "missing_call_time", "missing_request_id"]
+    ten = Decimal("0.00000138")  # 10 tokens more x 0.000138 / 1000
+    assert owed == {0: 2 * ONE, 1: 2 * ONE + ten, 3: ONE + ten, 30: ONE}
+    reasons = [*["conflicting_request"] * 3, "duplicate_request", "missing_call_time", "missing_request_id"]
     for output in (path, once):
         assert sorted(r["reject_reason"] for r in rows(spark, output, "rejected", "request_id")) == reasons
 
@@ -67,6 +72,7 @@ def test_a_stream_with_late_calls_and_repeats(spark, usd, tmp_path, bill):
     again(usage_frame(spark, MICRO_BATCHES[1][0]), 1)
     assert record(path, len(runs) + 1)["covered"] == [[label(0), label(2)]]
     assert record(path, len(runs) + 1)["ledger"] == {"reasons": {}, "hours": {}}
+    assert record(path, len(runs) + 1)["left_out"] == {}
 
 
 def test_columns_of_another_log(spark, usd, tmp_path):
@@ -113,5 +119,5 @@ def test_copies_are_looked_for_around_every_hour(spark, usd, write, tmp_path):
     at = {"one": -3, "two": -2, "edge": 2, "over": 3, "far": 100, "gap": 50}
     table = usage_frame(spark, [call(name, COMMERCIAL_START + n * HOUR, request_id=name) for name, n in at.items()])
     start = int(COMMERCIAL_START.timestamp())
-    near = _around({start, start + 100 * 3600}, table, 2)
+    near = _around({start, start + 100 * 3600}, table, 2 * 3600)
     assert {row["request_id"] for row in near.collect()} == {"two", "edge", "far"}

@@ -70,7 +70,7 @@ def test_reasons_that_need_other_prices_or_repeats(spark, tmp_path):
 
 
 def repeats():
-    """Copies of calls with the reason each must get, by hand: earliest, then dearest, then by the remaining columns."""
+    """Copies of calls with the reason each must get, by hand: fullest, then earliest, then by the remaining columns."""
     call = {**CALL, "call_time": COMMERCIAL_START, "tags": {"team": "a", "user": "b"}}
     later = call["call_time"] + timedelta(microseconds=1)
     return [
@@ -79,13 +79,16 @@ def repeats():
         ("same", {**call, "request_id": "same", "tags": {"user": "b", "team": "a"}}, [None, "duplicate_request"]),
         # the same id elsewhere is another call
         ("other workspace", {**call, "request_id": "same", "workspace_id": "w-2"}, [None]),
-        # the earliest is billed, although the later one is dearer
-        ("earliest", {**call, "request_id": "t"}, [None]),
-        ("later", {**call, "request_id": "t", "call_time": later, "output_tokens": 99}, ["conflicting_request"]),
-        # at the same time the dearest
-        ("cheap", {**call, "request_id": "c"}, ["conflicting_request"]),
-        ("dear", {**call, "request_id": "c", "output_tokens": 51}, [None]),
-        # at the same cost the first region
+        # the one with more input is billed, although another has more output
+        ("more output", {**call, "request_id": "t", "output_tokens": 99}, ["conflicting_request"]),
+        ("more input", {**call, "request_id": "t", "call_time": later, "input_tokens": 261}, [None]),
+        # of as much input the one with more output, although it is later
+        ("less", {**call, "request_id": "c"}, ["conflicting_request"]),
+        ("more", {**call, "request_id": "c", "call_time": later, "output_tokens": 51}, [None]),
+        # equally full: the earlier one, though Singapore is dearer
+        ("earlier", {**call, "request_id": "e"}, [None]),
+        ("dear", {**call, "request_id": "e", "call_time": later, "region": "ap-southeast-1"}, ["conflicting_request"]),
+        # at the same time the first region
         ("hangzhou", {**call, "request_id": "g"}, ["conflicting_request"]),
         ("beijing", {**call, "request_id": "g", "region": "cn-beijing"}, [None]),
         # only the tags differ

@@ -77,7 +77,7 @@ def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, 
         "missing_workspace_id": 2,
         "input_tokens_out_of_range": 2,
         "duplicate_request": 3,
-        "conflicting_request": 8,  # r-0 to r-3 are there twice at 260 tokens, and billed in their dearer copy of 261
+        "conflicting_request": 8,  # r-0 to r-3 are there twice at 260 tokens, and billed in their fuller copy of 261
     }
     # 303 calls at 260 and 50 tokens in Hangzhou, four of them at 261
     assert totals["input_tokens"]["billed"] == 303 * 260 + 4
