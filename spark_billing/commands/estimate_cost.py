@@ -20,6 +20,7 @@ from spark_billing.estimates.answers import learn_output
 from spark_billing.estimates.estimate import OutputTokens, estimate_calls
 from spark_billing.estimates.expected import Expected
 from spark_billing.estimates.printed import printed_estimate
+from spark_billing.estimates.token_ratios import BY_LENGTH
 from spark_billing.usage.files import FORMATS, read_usage
 
 
@@ -45,9 +46,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workspace", metavar="ID", help="whose calls to --model are learnt from")
     add(
         "--tokens",
-        choices=("ratio", "tokenizer"),
+        choices=(*BY_LENGTH, "tokenizer"),
         default="ratio",
-        help="estimate from the length (default), or count with the package dashscope, which the executors need too",
+        help="estimate from the length, as measured (default) or by the more cautious ratios of the provider's billing "
+        "page, or count with the package dashscope, which the executors need too",
     )
     add("--summary", metavar="FILE.json", help="write the costs there, for the report")
     add("--sample", metavar="FRACTION", default="1", help="count this part of the rows, 1 over a whole number: 0.01")

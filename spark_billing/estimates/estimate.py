@@ -22,7 +22,7 @@ from pyspark.sql.types import StringType
 from spark_billing.core.errors import UsageError, spark_reason
 from spark_billing.core.hours import epoch_us
 from spark_billing.estimates.answers import OutputPerInput, answer_tokens
-from spark_billing.estimates.token_ratios import LEVELS, RATIOS, estimated_tokens
+from spark_billing.estimates.token_ratios import BY_LENGTH, LEVELS
 from spark_billing.prices.price import MAX_TOKENS, Price
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import countable, is_count, typed_calls
@@ -86,9 +86,10 @@ def estimate_calls(
     `text` is the whole prompt, a column or a SQL expression over the columns, such as `concat('Translate: ', review)`.
     `model` and `region` are ids, or Columns. `output_tokens` is the assumed output of each call: a number, a SQL
     expression or Column, or what `learn_output` has learnt. `tokens="ratio"` estimates input tokens from the text's
-    length (`token_ratios.estimated_tokens`), `"tokenizer"` counts them and needs `spark_billing[tokenizer]`. With
-    `one_in` above 1 a sample of one in so many rows is counted and scaled up. Null and empty texts would be refused
-    (`missing_text`), the other reasons are those of `check_usage`. `UsageError` if an argument does not fit.
+    length as measured, `"provider"` as the provider's billing page does (`token_ratios`); `"tokenizer"` counts them and
+    needs `spark_billing[tokenizer]`. With `one_in` above 1 a sample of one in so many rows is counted and scaled up.
+    Null and empty texts would be refused (`missing_text`), the other reasons are those of `check_usage`. `UsageError`
+    if an argument does not fit.
 
     Examples
     --------
@@ -198,8 +199,9 @@ def _one_value(df: DataFrame, name: str, value: StrOrColumn) -> Column:
 def _with_tokens(asked: DataFrame, tokens: str, learnt: Optional[OutputPerInput]) -> tuple[str, DataFrame]:
     """What the counts rest on, and the calls with `input_LEVEL` and `output_LEVEL` for each level."""
     text = F.coalesce(F.col("source.text"), F.lit(""))
-    if tokens == "ratio":
-        rest_on, input_tokens = RATIOS, estimated_tokens(text)
+    if tokens in BY_LENGTH:
+        rest_on, of_text = BY_LENGTH[tokens]
+        input_tokens = of_text(text)
     elif tokens == "tokenizer":
         try:
             from spark_billing.estimates.tokenizer import COUNTED, load_tokenizer, tokenizer_udf
@@ -212,7 +214,7 @@ def _with_tokens(asked: DataFrame, tokens: str, learnt: Optional[OutputPerInput]
             ) from None
         rest_on, input_tokens = COUNTED, dict.fromkeys(LEVELS, tokenizer_udf()(text))
     else:
-        raise UsageError(f"tokens is {tokens!r}; it is ratio or tokenizer")
+        raise UsageError(f"tokens is {tokens!r}; it is {', '.join(BY_LENGTH)} or tokenizer")
 
     columns = ["model", "region"]
     if learnt is None:

@@ -22,7 +22,8 @@ def read_bill(spark: SparkSession, path: str, file_format: Optional[str] = None)
     """A provider's bill as it is: CSV with a header, JSON (rows, or responses of DescribeInstanceBill), Parquet or a
     catalog table (`table`); by default what the name ends with. Text stays text, so that no amount becomes a float.
 
-    JSON is read by the driver: pages of a bill, not of a usage table. `ProviderBillError` if it cannot be read.
+    JSON is read by the driver: pages of a bill, not of a usage table. `ProviderBillError` if it cannot be read, or if
+    two files have the same row: a bill by the day beside that of its month would bill everything twice.
     """
     kind = file_format or ("json" if re.search(r"\.(json|jsonl|ndjson)/?\Z", path.lower()) else None)
     kind = kind or ("csv" if path.lower().rstrip("/").endswith(".csv") else "parquet")
@@ -37,16 +38,39 @@ def read_bill(spark: SparkSession, path: str, file_format: Optional[str] = None)
         else:
             frame = spark.table(path) if kind == "table" else spark.read.parquet(path)
         _ = frame.schema  # Spark Connect looks no earlier
+        if kind != "table":  # a table's files are nobody's but Spark's
+            _refuse_rows_in_two_files(path, frame)
     except PySparkException as error:
         reason = str(error).splitlines()[0]
         raise ProviderBillError(f"cannot read the provider's bill {path!r} as {kind}: {reason}") from None
     return frame
 
 
+def _refuse_rows_in_two_files(path: str, frame: DataFrame) -> None:
+    """Of files without pages, which have no count of their own: a row is in one of them."""
+    if len(frame.inputFiles()) < 2:
+        return
+    rows = frame.select(F.to_json(F.struct("*")).alias("shown"), F.input_file_name().alias("file"))
+    of_row = rows.groupBy("shown").agg(F.min("file").alias("one"), F.max("file").alias("other"))
+    twice = of_row.filter("one <> other")
+    first = twice.orderBy("one", "other", "shown").first()
+    if first is not None:
+        raise _twice(path, first["one"], first["other"], twice.count(), first["shown"])
+
+
+def _twice(path: str, one: str, other: str, rows: int, shown: str) -> ProviderBillError:
+    return ProviderBillError(
+        f"the provider's bill {path!r} has {rows:,} rows in two files, such as {one} and {other}: "
+        f"{printable(shown, 300)}. What was billed once would be compared twice. Give each row once, such as by one "
+        "bill of the month or one of each day; if both are meant, give them as one file"
+    )
+
+
 def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str]]) -> DataFrame:
     """Rows as text: one after the other, in a list, or in the pages that DescribeInstanceBill gives."""
     rows: list[Any] = []
     pages: list[_Page] = []
+    in_files: dict[str, set[str]] = {}
     for name, text in files:
         for at, document in enumerate(_documents(path, text), start=1):
             found = _items_of(document)
@@ -54,15 +78,21 @@ def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str
             data = _page_data(document)
             if data is not None:
                 pages.append(_Page(name if at == 1 else f"{name} (its document {at})", data, found))
+            for row in found:
+                in_files.setdefault(_row_text(row), set()).add(name)
     for row in rows:
         if not isinstance(row, dict):
             raise ProviderBillError(f"the provider's bill {path!r} has {row!r} where a row was needed")
     names = list(dict.fromkeys(name for row in rows for name in row))
     if not names:
         raise ProviderBillError(f"the provider's bill {path!r} has no row")
-    _require_each_page_once(path, pages)
-    schema = ", ".join(f"{quoted(name)} string" for name in names)
-    return spark.createDataFrame([tuple(_text_of_value(row.get(name)) for name in names) for row in rows], schema)
+    whole = _require_each_page_once(path, pages)
+    twice = [row for row, names_of_row in in_files.items() if len(names_of_row) > 1 and row not in whole]
+    if twice:
+        one, other = sorted(in_files[twice[0]])[:2]
+        raise _twice(path, one, other, len(twice), twice[0])
+    schema = ", ".join("`" + name.replace("`", "``") + "` string" for name in names)
+    return spark.createDataFrame([tuple(_cell_text(row.get(name)) for name in names) for row in rows], schema)
 
 
 def _documents(path: str, text: str) -> Iterator[Any]:
@@ -112,12 +142,16 @@ class _Page:
         return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
-def _require_each_page_once(path: str, pages: Sequence[_Page]) -> None:
-    """A page that is missing would look like a saving, one that is there twice like a loss."""
+def _require_each_page_once(path: str, pages: Sequence[_Page]) -> set[str]:
+    """A page that is missing would look like a saving, one that is there twice like a loss.
+
+    The rows of queries that are counted, and have as many: such a row may be in two pages.
+    """
+    counted_rows: set[str] = set()
     seen: dict[str, str] = {}
     for page in pages:
         if page.rows:
-            first = seen.setdefault(json.dumps(page.rows, sort_keys=True, default=str), page.name)
+            first = seen.setdefault(_row_text(page.rows), page.name)
             if first != page.name:
                 raise ProviderBillError(
                     f"the provider's bill {path!r} has the same page twice: {first} and {page.name}; leave one out"
@@ -129,6 +163,7 @@ def _require_each_page_once(path: str, pages: Sequence[_Page]) -> None:
     for (cycle, _), of_cycle in cycles.items():
         whole = _counted_rows(of_cycle)
         if whole is not None and whole[0] == whole[1]:
+            counted_rows |= {_row_text(row) for page in of_cycle for row in page.rows}
             continue
         for query in _queries(of_cycle):
             counted = _counted_rows(query)
@@ -139,6 +174,9 @@ def _require_each_page_once(path: str, pages: Sequence[_Page]) -> None:
                     f"the provider's bill {path!r} has {counted[1]:,} rows of {of}, but TotalCount in its "
                     f"pages is {counted[0]:,}; give every page once, down to the last, which has no NextToken"
                 )
+            if counted is not None:
+                counted_rows |= {_row_text(row) for page in query for row in page.rows}
+    return counted_rows
 
 
 def _queries(pages: Sequence[_Page]) -> list[list[_Page]]:
@@ -161,7 +199,11 @@ def _counted_rows(pages: Sequence[_Page]) -> Optional[tuple[int, int]]:
     return None if totals or total is None else (total, sum(len(page.rows) for page in pages))
 
 
-def _text_of_value(value: Any) -> Optional[str]:
+def _row_text(row: Any) -> str:
+    return json.dumps(row, sort_keys=True, default=str, ensure_ascii=False)
+
+
+def _cell_text(value: Any) -> Optional[str]:
     if value is None or isinstance(value, str):
         return value
     return f"{value:f}" if isinstance(value, Decimal) else json.dumps(value, default=str)

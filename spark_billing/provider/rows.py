@@ -198,6 +198,17 @@ def _problem(
         if name not in ITEM or not mapping.items:
             hint = f'it has no {name}; leave it out of the comparison with without = ["{name}"]'
             otherwise((columns[name] == "") | columns[name].isNull(), F.lit(hint))
+    if "workspace_id" in columns:
+        its_id = F.col("workspace_id").cast("string")
+        told = F.concat(
+            F.lit("the workspace "),
+            its_id,
+            F.lit(
+                " is a region, which is no workspace, and the mapping of workspaces does not know it; give it there, "
+                'or compare all workspaces together with without = ["workspace_id"]'
+            ),
+        )
+        otherwise(_is_a_region(mapping, its_id), told)
     if "token_type" in columns and not mapping.items:
         otherwise(~columns["token_type"].isin("input", "output"), F.lit("the token_type is neither input nor output"))
     for name in numbers:
@@ -222,6 +233,16 @@ def _problem(
     currency = columns["currency"]
     otherwise(currency.isNull() | ~currency.rlike(r"\A[A-Z]{3}\z"), F.lit("it has no currency such as USD"))
     return found
+
+
+def _is_a_region(mapping: BillMapping, workspace: Column) -> Column:
+    """Whether what stands for the workspace is the region of the row, or another region that is known, and not mapped:
+    taken for a workspace it would be one that has no usage."""
+    known = {*mapping.regions, *mapping.regions.values()}
+    a_region = workspace.isin(sorted(known))
+    if "region" in mapping.columns:
+        a_region |= F.coalesce(workspace == F.col("region").cast("string"), F.lit(False))
+    return a_region & ~workspace.isin(sorted(mapping.workspaces))
 
 
 def _refuse(rows: DataFrame) -> None:

@@ -81,14 +81,23 @@ def test_the_exit_codes_are_those_of_the_code():
 
 def test_the_request_that_starts_a_job():
     """Its arguments are those of the job, and it names files that the section has just uploaded."""
-    submit = json.loads(REQUEST.text)["jobDriver"]["sparkSubmit"]
+    request = json.loads(REQUEST.text)
+    assert request["clientToken"]
+    assert re.fullmatch(r"esr-[\d.]+ \(Spark [\d.]+, Scala [\d.]+\)", request["releaseVersion"])
+    submit = request["jobDriver"]["sparkSubmit"]
     given = parser_of(hourly_bill).parse_args(submit["entryPointArguments"])
     assert (given.usage_format, given.last, given.currency) == ("table", 48, "USD")
     build, *copies = UPLOAD.commands
     assert build == ["uv", "build", "--wheel", "&&", "cp", "dist/spark_billing-*.whl", "dist/spark_billing.zip"]
     uploaded = {to: what for _, _, what, to in copies}
     assert [words[:2] for words in copies] == [["ossutil", "cp"]] * len(copies)
-    assert uploaded[submit["sparkSubmitParameters"].removeprefix("--py-files ")] == build[-1]
+    py_files, uploaded_zip, *settings = submit["sparkSubmitParameters"].split()
+    assert (py_files, uploaded[uploaded_zip]) == ("--py-files", build[-1])
+    assert settings[::2] == ["--conf"] * (len(settings) // 2)
+    assert dict(setting.split("=") for setting in settings[1::2]) == {
+        "spark.memory.offHeap.enabled": "true",
+        "spark.memory.offHeap.size": "4g",
+    }
     assert (ROOT / uploaded[submit["entryPoint"]]).is_file()
 
 

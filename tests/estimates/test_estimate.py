@@ -12,7 +12,7 @@ from spark_billing import UsageError, estimate_calls, learn_output
 from spark_billing.commands.estimate_cost import estimate_cost
 from spark_billing.estimates.answers import OutputPerInput
 from spark_billing.estimates.estimate import Figures
-from spark_billing.estimates.token_ratios import LEVELS, estimated_tokens
+from spark_billing.estimates.token_ratios import BY_LENGTH, LEVELS
 from tests import oracle
 from tests.conftest import call, setting, site_without, usage_frame
 from tests.docs.blocks import claim
@@ -39,28 +39,41 @@ def asked(tokens, output, **changes):
     return {**call(1), "call_time": LATER, "input_tokens": tokens, "output_tokens": output, **changes}
 
 
-# text, low, middle, high: letters / 4, x 7 / 24, / 3; characters / 2, x 3 / 4, x 1; digits x 1; then rounded up
+# text; low, middle, high as measured: letters / 4, x 7 / 24, / 3; characters / 2, x 3 / 4, x 1; digits x 1; rounded up;
+# and by the provider's page: letters / 4; characters x 1.5, x 1.75, x 2; digits x 1
 COUNTED = [
-    ("", 0, 0, 0),
-    ("a", 1, 1, 1),
-    ("letters and no digit. AB", 6, 7, 8),
-    ("letters and no digit. ABC", 7, 8, 9),  # 25: 6.25, 7.29, 8.33
-    ("杭州天气如何。" * 12, 42, 63, 84),  # 84, the full stop like a character
-    ("2026", 4, 4, 4),
-    ("Translate this. " * 3 + "今天天气" * 6, 24, 32, 40),  # 48 letters: 12, 14, 16; 24 characters: 12, 18, 24
-    ("On 2026-04-08", 8 + 2, 8 + 2, 8 + 2),  # 8 digits, 5 others: 1.25, 1.46, 1.67
-    ("é", 1, 1, 1),
-    ("😀", 1, 1, 2),
-    (None, None, None, None),
+    ("", (0, 0, 0), (0, 0, 0)),
+    ("a", (1, 1, 1), (1, 1, 1)),
+    ("letters and no digit. AB", (6, 7, 8), (6, 6, 6)),
+    ("letters and no digit. ABC", (7, 8, 9), (7, 7, 7)),  # 25: 6.25, 7.29, 8.33
+    ("杭州天气如何。" * 12, (42, 63, 84), (126, 147, 168)),  # 84, the full stop like a character
+    ("2026", (4, 4, 4), (4, 4, 4)),
+    # 48 letters: 12, 14, 16; 24 characters: 12, 18, 24 or 36, 42, 48
+    ("Translate this. " * 3 + "今天天气" * 6, (24, 32, 40), (48, 54, 60)),
+    ("On 2026-04-08", (8 + 2, 8 + 2, 8 + 2), (8 + 2, 8 + 2, 8 + 2)),  # 8 digits, 5 others: 1.25, 1.46, 1.67
+    ("é", (1, 1, 1), (1, 1, 2)),
+    ("😀", (1, 1, 2), (3, 3, 3)),
+    (None, (None,) * 3, (None,) * 3),
 ]
 
 
 def test_tokens_by_length(spark, ansi):
     texts = spark.createDataFrame(list(enumerate(case[0] for case in COUNTED)), "n int, text string")
-    counted = texts.select("n", *(c.alias(level) for level, c in estimated_tokens(F.col("text")).items()))
-    assert dict(counted.dtypes) == {"n": "int", **dict.fromkeys(LEVELS, "bigint")}
+    ways = {f"{way}_{level}": c for way, (_, f) in BY_LENGTH.items() for level, c in f(F.col("text")).items()}
+    counted = texts.select("n", *(column.alias(name) for name, column in ways.items()))
+    assert dict(counted.dtypes) == {"n": "int", **dict.fromkeys(ways, "bigint")}
     for row, (text, *expected) in zip(counted.orderBy("n").collect(), COUNTED):
-        assert [row[level] for level in LEVELS] == expected, text
+        for way, counts in zip(("ratio", "provider"), expected):
+            assert tuple(row[f"{way}_{level}"] for level in LEVELS) == counts, (way, text)
+
+
+def test_the_ratios_of_the_billing_page(spark, usd):
+    """84 Chinese characters are 126, 147 or 168 tokens x 0.000138 / 1,000, and 50 tokens of output 0.0000172."""
+    frame = prompts(spark, "杭州天气如何。" * 12)
+    found = estimate_calls(frame, text="prompt", output_tokens=50, prices=usd, tokens="provider", **HANGZHOU)
+    costs = [found.low.cost, found.middle.cost, found.high.cost]
+    assert costs == [Decimal(cost) for cost in ("0.000034588", "0.000037486", "0.000040384")]
+    assert "billing page" in found.tokens_rest_on
 
 
 def test_each_call_has_its_own_tier(spark, usd, ansi):
@@ -250,7 +263,7 @@ WRONG = [
     ({"output_tokens": 2**31}, "output_tokens is 2,147,483,648"),
     ({"output_tokens": 1.5}, "output_tokens is 1.5; needed is a whole number"),
     ({"output_tokens": "array(1)"}, "output_tokens is array<int>, but a whole number is needed"),
-    ({"tokens": "guess"}, "tokens is 'guess'; it is ratio or tokenizer"),
+    ({"tokens": "guess"}, "tokens is 'guess'; it is ratio, provider or tokenizer"),
     ({"one_in": 0}, "one_in is 0"),
     ({"one_in": 0.1}, "one_in is 0.1"),
 ]

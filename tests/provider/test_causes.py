@@ -414,6 +414,49 @@ def test_pages_in_one_file(spark, tmp_path):
             read_bill(spark, str(bill))
 
 
+ROW = {"BillingDate": "2026-04-08", "InstanceID": "w-a", "PretaxGrossAmount": "0.138"}
+OTHER_ROW = {**ROW, "BillingDate": "2026-04-09"}
+CSV_HEAD = "BillingDate,InstanceID,PretaxGrossAmount\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "day", "month"),
+    [
+        ("json", json.dumps([ROW, ROW]), json.dumps([OTHER_ROW, ROW])),
+        ("json", json.dumps({"Data": {"Items": [ROW]}}), json.dumps({"Data": {"Items": [ROW, OTHER_ROW]}})),
+        ("jsonl", json.dumps(ROW), f"{json.dumps(OTHER_ROW)}\n{json.dumps(ROW)}\n"),
+        ("csv", f"{CSV_HEAD}2026-04-08,w-a,0.138\n", f"{CSV_HEAD}2026-04-09,w-a,0.138\n2026-04-08,w-a,0.138\n"),
+    ],
+)
+def test_a_row_is_in_one_file(spark, tmp_path, ending, day, month):
+    """The bill of a day beside that of its month would bill the day twice. Alone each is fine, also with equal rows."""
+    for name, text in (("day", day), ("month", month)):
+        (tmp_path / f"{name}.{ending}").write_text(text)
+        assert read_bill(spark, str(tmp_path / f"{name}.{ending}")).count()
+    with pytest.raises(ProviderBillError, match=rf"1 rows in two files.*day\.{ending} and .*month\.{ending}.*w-a"):
+        read_bill(spark, f"{tmp_path}/*.{ending}")
+
+
+def test_a_row_is_in_one_file_of_parquet(spark, tmp_path):
+    rows = spark.createDataFrame([("w-a", Decimal("0.138"))], "InstanceID string, PretaxGrossAmount decimal(28,10)")
+    for folder in ("april", "may"):
+        rows.write.parquet(str(tmp_path / "bill" / f"part={folder}"))
+        assert read_bill(spark, str(tmp_path / "bill")).count() == (1 if folder == "april" else 2)  # of two months
+        rows.write.mode("append").parquet(str(tmp_path / "one"))
+    with pytest.raises(ProviderBillError, match="1 rows in two files"):
+        read_bill(spark, str(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("workspace", ["cn-hangzhou", "China (Hangzhou)", "eu-central-1"])
+def test_a_region_is_no_workspace(spark, workspace):
+    with pytest.raises(ProviderBillError, match=r"is a region.*the mapping of workspaces does not know it"):
+        theirs(spark, (workspace, "1000", "0.138"))
+    mapped = {**MAPPING, "workspaces": {workspace: "w-a"}}
+    assert theirs(spark, (workspace, "1000", "0.138"), mapping=mapped).first()["workspace_id"] == "w-a"
+    together = {**MAPPING, "without": ["workspace_id"]}
+    assert "workspace_id" not in theirs(spark, (workspace, "1000", "0.138"), mapping=together).columns
+
+
 def test_no_amount_comes_through_a_float(spark):
     frame = spark.createDataFrame([("2026-04-08", 0.1, "USD")], "period string, amount double, currency string")
     mapping = {"grain": "day", "columns": {"period": "period", "amount": "amount", "currency": "currency"}}
