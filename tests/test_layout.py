@@ -171,6 +171,8 @@ def test_the_public_names():
         ("bill_usage", "(usage: 'DataFrame', *, prices: 'PriceList', output: 'str', source: 'str', "
                        "period: 'Optional[tuple[str, str]]' = None, last: 'Optional[int]' = None, "
                        "columns: 'Optional[Mapping[str, str]]' = None, call_time_zone: 'Optional[str]' = None, "
+                       "where: 'Optional[str]' = None, model_alias: 'GivenAliases' = (), "
+                       "usage_schema: 'Optional[str]' = None, max_rejected: 'MaxRejected' = None, "
                        "pricing: 'Pricing' = 'native', duplicates: 'bool' = True, dedup_lookback: 'int' = 24, "
                        "keep_copy: 'KeepCopy' = 'fullest', group_by_tags: 'Sequence[str]' = (), "
                        "detail: 'bool' = False, as_of: 'Optional[str]' = None, closed_after: 'Optional[int]' = None, "
@@ -196,8 +198,10 @@ def test_the_public_names():
         ("check_focus", "(frame: 'DataFrame', version: 'str' = '1.2') -> 'list[BrokenRule]'"),
         ("bill_touched_hours", "(prices: 'PriceList', *, usage: 'str', output: 'str', "
                                "usage_format: 'Optional[str]' = None, columns: 'Optional[Mapping[str, str]]' = None, "
-                               "call_time_zone: 'Optional[str]' = None, duplicates: 'bool' = True, "
-                               "dedup_lookback: 'int' = 24, keep_copy: 'KeepCopy' = 'fullest', **options: 'Any') "
+                               "call_time_zone: 'Optional[str]' = None, where: 'Optional[str]' = None, "
+                               "model_alias: 'GivenAliases' = (), usage_schema: 'Optional[str]' = None, "
+                               "max_rejected: 'MaxRejected' = None, duplicates: 'bool' = True, "
+                               "dedup_lookback: 'int' = 24, **options: 'Any') "
                                "-> 'Callable[[DataFrame, int], None]'"),
         ("sql_function_ddl", "(prices: 'PriceList', *, namespace: 'Optional[str]' = None, prefix: 'str' = '') "
                              "-> 'list[str]'"),

@@ -23,7 +23,8 @@ from spark_billing.bills.sums import (
 )
 from spark_billing.core.columns import billing_date, billing_hour, quoted, sums_of_lines, tag_columns
 from spark_billing.core.hours import SECONDS_PER_HOUR
-from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS, LINE_MEASURES
+from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS
+from spark_billing.core.spark_errors import BROKEN_PROMISE
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import price_rows
 from spark_billing.usage.calls import usage_field
@@ -82,7 +83,7 @@ def _sums_of_checked(
 ) -> DataFrame:
     groups = group_calls(checked.filter(F.col("reject_reason").isNull()), prices, group_by_tags, pricing)
     unpriced = F.raise_error(
-        F.concat(F.lit("bill_lines: a row is not rejected, but has no price: "), reason_of(F.col("reject")))
+        F.concat(F.lit(f"{BROKEN_PROMISE}a row is not rejected, but has no price: "), reason_of(F.col("reject")))
     )
     price_row = F.when(F.col("reject").isNull(), F.col("price_row")).otherwise(unpriced.cast("int"))
     rated = rate_groups(groups, prices).withColumns({"price_row": price_row, "reject": F.lit(None).cast("int")})

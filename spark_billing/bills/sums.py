@@ -12,6 +12,7 @@ from spark_billing.core.columns import hour_of, quoted, tag_column, tag_columns
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import SECONDS_PER_HOUR
 from spark_billing.core.schemas import TAGS
+from spark_billing.core.spark_errors import BROKEN_PROMISE
 from spark_billing.prices.price import periods
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import BILLED_BY, countable, is_count, typed_calls
@@ -103,7 +104,7 @@ def rate_groups(groups: DataFrame, prices: PriceList) -> DataFrame:
     rated = rate_calls(groups, prices, BILLED_BY)
     if "udf_row" not in groups.columns:
         return rated
-    unpriced = F.raise_error(F.lit("the UDF has no price for a call that is not rejected"))
+    unpriced = F.raise_error(F.lit(f"{BROKEN_PROMISE}the UDF has no price for a call that is not rejected"))
     price_row = F.when(F.col("reject").isNull(), F.coalesce(F.col("udf_row"), unpriced.cast("int")))
     return rated.withColumn("price_row", price_row)
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Optional
 
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 
 from spark_billing.commands.files import read_text
 from spark_billing.core.errors import PriceListError, UsageError
@@ -19,9 +19,9 @@ from spark_billing.core.published import PRICE_LIST
 from spark_billing.core.session import job_session
 from spark_billing.ledger.catalog import CatalogTables
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.copies import KEEP_COPY
-from spark_billing.usage.files import FORMATS, read_usage
-from spark_billing.usage.mapping import MAPPABLE, map_columns, usage_session
+from spark_billing.usage.files import FORMATS
+from spark_billing.usage.mapping import MAPPABLE, usage_session
+from spark_billing.usage.reading import Mapped, Reading
 
 
 def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -40,6 +40,7 @@ def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
         default=[],
         help=f"a usage column ({', '.join(MAPPABLE)}) as a Spark SQL expression over the source's columns",
     )
+    add_reading_arguments(parser)
     add("--call-time-zone", metavar="ZONE", help="the zone of times that carry no offset, such as Asia/Shanghai")
     add("--no-dedup", action="store_true", help="count repeated request ids too; request_id is then not read")
     add(
@@ -54,6 +55,31 @@ def add_usage_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
         choices=KEEP_COPY,
         default="fullest",
         help="which copy is the better one (default fullest: most input tokens, then most output tokens)",
+    )
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is read of the usage, and which of its models are meant (`reading.Reading`)."""
+    add = parser.add_argument
+    add(
+        "--where",
+        metavar="PREDICATE",
+        help="read only these rows: Spark SQL over the source's own columns, partitions included",
+    )
+    add(
+        "--usage-schema",
+        metavar="DDL",
+        help="the columns of JSON or CSV, such as 'id string, usage struct<prompt_tokens: bigint>'; else JSON is read "
+        "twice, once to find them",
+    )
+    add(
+        "--model-alias",
+        metavar="PATTERN=MODEL",
+        type=_alias,
+        action="append",
+        default=[],
+        help="a name that means a model of the list; * is any text, the first that fits wins; a model of the list is "
+        "taken for another only by its name in full",
     )
 
 
@@ -76,12 +102,19 @@ def add_price_arguments(parser: argparse.ArgumentParser, *, required: bool) -> N
 
 
 @contextmanager
-def mapped_usage(spark: SparkSession, arguments: argparse.Namespace) -> Iterator[DataFrame]:
+def mapped_usage(spark: SparkSession, arguments: argparse.Namespace, prices: PriceList) -> Iterator[Mapped]:
     """The mapped usage table, with the session settings that reading and using it need."""
-    zone, duplicates = arguments.call_time_zone, not arguments.no_dedup
-    with usage_session(spark, zone):
-        source = read_usage(spark, arguments.usage, arguments.usage_format)
-        yield map_columns(source, columns_of(arguments), call_time_zone=zone, duplicates=duplicates)
+    reading = Reading(
+        columns_of(arguments),
+        arguments.call_time_zone,
+        not arguments.no_dedup,
+        arguments.where,
+        arguments.model_alias,
+        arguments.usage_format,
+        arguments.usage_schema,
+    )
+    with usage_session(spark, arguments.call_time_zone):
+        yield reading.read(spark, arguments.usage, prices)
 
 
 def columns_of(arguments: argparse.Namespace) -> dict[str, str]:
@@ -159,6 +192,13 @@ def ledger_of(spark: SparkSession, arguments: argparse.Namespace) -> str:
     if arguments.output is not None:
         return str(arguments.output)
     return CatalogTables(spark, arguments.output_catalog).output
+
+
+def _alias(text: str) -> tuple[str, str]:
+    pattern, equals, model = text.rpartition("=")  # a model of the list has no = in its name, a pattern may
+    if not equals or not pattern.strip() or not model.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not PATTERN=MODEL, such as qwen-plus-*=qwen-plus")
+    return pattern, model
 
 
 def _mapping(text: str) -> tuple[str, str]:

@@ -19,12 +19,13 @@ from spark_billing.core.errors import (
     OutputError,
     PriceListError,
     ProviderBillError,
+    RejectedError,
     RetractionError,
     SparkBillingError,
     UsageError,
-    spark_reason,
-    users_error,
 )
+from spark_billing.core.session import tell_of_tasks
+from spark_billing.core.spark_errors import spark_reason, users_error, whole_text
 from spark_billing.core.version import __version__
 
 DONE = 0
@@ -33,6 +34,7 @@ REFUSED = 2  # arguments, price list, usage: nothing was written
 UNEXPLAINED = 3  # a comparison left a difference without a cause
 RETRACTION = 4  # it would lower bills, and may not
 LOST_RACE = 5  # another run committed first
+REJECTED = 6  # done and committed, but more was rejected than may be
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def add_version(parser: argparse.ArgumentParser) -> None:
 
 
 def _guarded(parser: argparse.ArgumentParser, cannot: str, run: Callable[[], int]) -> int:
-    """What a job does, with every failure as one line and an exit code."""
+    """What a job does, with every failure as one line and an exit code; only what is nobody's fault in front of the
+    terminal is told at length."""
     for name in ("DataFrameQueryContextLogger", "SQLQueryContextLogger"):  # PySpark's stack trace before our one line
         logging.getLogger(name).disabled = True
     _any_text_can_be_printed()
@@ -86,15 +89,21 @@ def _guarded(parser: argparse.ArgumentParser, cannot: str, run: Callable[[], int
         return _fail(parser, error, RETRACTION)
     except LostRaceError as error:
         return _fail(parser, error, LOST_RACE)
+    except RejectedError as error:
+        return _fail(parser, error, REJECTED)
     except SparkBillingError as error:
         return _fail(parser, error, FAILED)
     except (PySparkException, Py4JJavaError) as error:
         reason = users_error(error)
         if reason:
             return _fail(parser, f"{cannot}: {reason}", REFUSED)
-        return _fail(parser, f"Spark failed: {spark_reason(error)}", FAILED)
+        _fail(parser, f"Spark failed: {spark_reason(error)}", FAILED)
+        print(whole_text(error), file=sys.stderr)  # for whoever has to find out why: its log has not told
+        return FAILED
     except OSError as error:
         return _fail(parser, error, FAILED)
+    finally:
+        tell_of_tasks()
 
 
 def say(text: str) -> None:

@@ -10,18 +10,21 @@ from typing import Optional
 
 from pyspark.sql import SparkSession
 
-from spark_billing.commands.arguments import add_price_arguments, price_list_of
+from spark_billing.commands.arguments import add_price_arguments, add_reading_arguments, price_list_of
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import write_lines
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import parse_instant
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
+from spark_billing.core.spark_errors import users_error
 from spark_billing.estimates.answers import learn_output
 from spark_billing.estimates.estimate import OutputTokens, estimate_calls
 from spark_billing.estimates.expected import Expected
 from spark_billing.estimates.printed import printed_estimate
-from spark_billing.estimates.token_ratios import BY_LENGTH
+from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.aliases import aliases_of, take_models
 from spark_billing.usage.files import FORMATS, read_usage
+from spark_billing.usage.reading import Reading
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     output.add_argument("--learn-from", metavar="PATH", help="past usage that shows how long answers are")
     add("--usage-format", choices=FORMATS, help="what --learn-from is (default: as for --prompts-format)")
+    add_reading_arguments(parser)
     add("--workspace", metavar="ID", help="whose calls to --model are learnt from")
     add(
         "--tokens",
@@ -59,34 +63,45 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     prices, at, one_in = price_list_of(arguments), _at(arguments.at), _one_in(arguments.sample)
     if (arguments.workspace is None) != (arguments.learn_from is None):
         raise UsageError("--learn-from and --workspace belong together: the usage table, and whose calls in it count")
-    if arguments.usage_format and not arguments.learn_from:
-        raise UsageError("--usage-format says what --learn-from is; for the prompts give --prompts-format")
+    for name in ("usage_format", "usage_schema", "where", "model_alias"):
+        if getattr(arguments, name) and not arguments.learn_from:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is about the usage of --learn-from; of the prompts all rows count"
+            )
     spark = job_session("spark-billing estimate")
     with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": "UTC"}):
         prompts = read_usage(spark, arguments.prompts, arguments.prompts_format, what="prompts")
-        output_tokens = _output_tokens(spark, arguments)
-        found = estimate_calls(
-            prompts,
-            text=arguments.text,
-            model=arguments.model,
-            region=arguments.region,
-            output_tokens=output_tokens,
-            prices=prices,
-            at=at,
-            tokens=arguments.tokens,
-            one_in=one_in,
-        )
+        output_tokens = _output_tokens(spark, arguments, prices)
+        try:
+            found = estimate_calls(
+                prompts,
+                text=arguments.text,
+                model=arguments.model,
+                region=arguments.region,
+                output_tokens=output_tokens,
+                prices=prices,
+                at=at,
+                tokens=arguments.tokens,
+                one_in=one_in,
+            )
+        except (PySparkException, Py4JJavaError) as error:
+            reason = users_error(error)
+            if reason is None:
+                raise
+            raise UsageError(f"the prompts cannot be read or mapped: {reason}") from None
         if arguments.summary:
             write_lines(spark, "--summary", arguments.summary, [Expected.of(found).to_json()])
         say("\n".join(printed_estimate(found)))
     return DONE
 
 
-def _output_tokens(spark: SparkSession, arguments: argparse.Namespace) -> OutputTokens:
+def _output_tokens(spark: SparkSession, arguments: argparse.Namespace, prices: PriceList) -> OutputTokens:
     if arguments.learn_from is None:
         text: str = arguments.output_tokens
         return int(text) if re.fullmatch("-?[0-9]+", text) else text
-    usage = read_usage(spark, arguments.learn_from, arguments.usage_format)
+    of_usage = {name: getattr(arguments, name) for name in ("where", "usage_format", "usage_schema")}
+    usage = Reading(**of_usage).source(spark, arguments.learn_from)
+    usage = take_models(usage, aliases_of(arguments.model_alias, prices), prices)
     return learn_output(usage, workspace_id=arguments.workspace, model=arguments.model)
 
 

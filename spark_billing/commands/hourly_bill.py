@@ -11,11 +11,15 @@ from pyspark.errors import PySparkException
 from spark_billing.commands.arguments import add_usage_arguments, columns_of, period_of, price_list_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.demo import run_demo
-from spark_billing.core.errors import OutputError, SparkBillingError, UsageError, spark_reason
+from spark_billing.core.errors import OutputError, RejectedError, SparkBillingError, UsageError
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
+from spark_billing.core.spark_errors import spark_reason
 from spark_billing.ledger.billing import bill_table, instant_of, last_hours
 from spark_billing.ledger.catalog import CatalogTables
+from spark_billing.ledger.max_rejected import max_rejected_of
+from spark_billing.ledger.run_record import RunRecord
 from spark_billing.reports.run_summary import printed_run
+from spark_billing.usage.aliases import aliases_of
 
 _EXAMPLES = """
 examples:
@@ -38,8 +42,10 @@ exit codes:
   0 billed
   2 arguments, price list or usage refused (nothing was written)
   4 the run would lower bills of the ledger (nothing was written; see --allow-retractions)
-  5 other runs kept committing first
-  1 anything else (nothing half-written is ever taken for a bill)
+  5 other runs kept committing first (run it again)
+  6 done and committed, but more rows were rejected than --max-rejected allows (see rejected/)
+  1 anything else (nothing half-written is ever taken for a bill; run it again)
+a scheduler may repeat a run after 1 and 5; after 2, 4 and 6 a person must look
 """
 
 
@@ -52,6 +58,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if arguments.last is not None:
         period = last_hours(arguments.last, period, as_of)
     columns = columns_of(arguments)
+    aliases_of(arguments.model_alias, prices)  # refused before Spark starts
+    max_rejected = max_rejected_of(arguments.max_rejected)
     if arguments.pricing == "udf":
         _need_arrow()
     spark = job_session("spark-billing hourly_bill")
@@ -71,6 +79,10 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         period=period,
         columns=columns,
         call_time_zone=arguments.call_time_zone,
+        where=arguments.where,
+        model_alias=arguments.model_alias,
+        usage_schema=arguments.usage_schema,
+        max_rejected=max_rejected,
         pricing=arguments.pricing,
         duplicates=not arguments.no_dedup,
         group_by_tags=arguments.group_by_tag,
@@ -87,7 +99,21 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         with settings(spark, SESSION_SETTINGS):
             _sync(tables)
     say("\n".join(printed_run(outcome, prices, arguments.output)))
+    _look_at_rejected(outcome.record, arguments.output)
     return DONE
+
+
+def _look_at_rejected(record: RunRecord, output: str) -> None:
+    found = record.rejected_too_many
+    if found is None:
+        return
+    if record.arguments["dry_run"]:
+        raise RejectedError(f"{found}. Nothing was written: it is a dry run.", parameter="max_rejected")
+    raise RejectedError(
+        f"{found}. The run is done and committed; these rows are in {output.rstrip('/')}/rejected. Mend the usage or "
+        "its mapping and run it again, which adds only what is missing; or allow more.",
+        parameter="max_rejected",
+    )
 
 
 def _sync(tables: CatalogTables) -> None:
@@ -136,6 +162,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --from and --to: the last hours that are over",
     )
     add("--as-of", metavar="INSTANT", help="the time these three count from (default: now), such as 2026-04-09T00:00Z")
+    add(
+        "--max-rejected",
+        metavar="N|N%",
+        help="end with exit code 6 if more rows are rejected, identical repeats aside (default: if all are)",
+    )
     add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
     add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")
     add(
@@ -155,7 +186,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         arguments.currency = arguments.currency or "USD"
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
         names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
-        names += ["allow_retractions", "dry_run", "output_catalog"]
+        names += ["allow_retractions", "dry_run", "output_catalog", "where", "usage_schema", "model_alias"]
+        names += ["max_rejected"]
         unused = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
         if unused:
             parser.error(f"--demo makes its own usage; leave out {', '.join(unused)}")

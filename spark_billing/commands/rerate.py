@@ -16,6 +16,8 @@ from spark_billing.commands.command import DONE, Command, say
 from spark_billing.core.session import job_session
 from spark_billing.estimates.printed import printed_rerating
 from spark_billing.estimates.rerating import rerate as rerate_usage
+from spark_billing.reports.run_summary import printed_absent
+from spark_billing.usage.aliases import NAME
 from spark_billing.usage.mapping import ROW
 
 
@@ -37,17 +39,14 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     period = None if period_of(arguments) is None else (getattr(arguments, "from"), arguments.to)
     columns_of(arguments)  # refused before Spark starts
     spark = job_session("spark-billing rerate")
-    with mapped_usage(spark, arguments) as usage:
-        changes = rerate_usage(
-            usage.drop(ROW),
-            prices=prices,
-            other=other,
-            period=period,
-            duplicates=not arguments.no_dedup,
-            dedup_lookback=arguments.dedup_lookback,
-            keep_copy=arguments.keep_copy,
-        )
+    with mapped_usage(spark, arguments, prices) as mapped:
+        usage = mapped.usage.drop(ROW, NAME)
+        if period is not None:
+            usage = of_period(usage, period)
+        changes = rerate_usage(usage, prices=prices, other=other, duplicates=duplicates)
         say("\n".join(printed_rerating(changes, prices, other)))
+        for line in printed_absent(mapped.absent)[:1]:
+            say(f"\n{line}")
     return DONE
 
 

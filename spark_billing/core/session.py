@@ -12,10 +12,11 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
+from py4j.protocol import Py4JError, Py4JNetworkError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -41,18 +42,62 @@ SESSION_SETTINGS = {
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # a workspace 007 is not 7
+    "spark.sql.json.enablePartialResults": "true",  # a value that cannot be read takes no other one with it
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed
 }
 
 
+# Who tells on the driver that a task has failed, with stack traces: a job says it in one line, or tells all at its end
+_TELL_OF_TASKS = (
+    "executor.Executor",  # of a local master
+    "util.Utils",
+    "TaskContextImpl",
+    "scheduler.TaskSetManager",
+    "scheduler.TaskResultGetter",
+    "scheduler.DAGScheduler",
+    "api.python.PythonRunner",
+    "api.python.BasePythonRunner",
+    "sql.execution.datasources.FileFormatWriter",
+    "sql.execution.datasources.FileScanRDD",
+    "sql.execution.datasources.v2",
+    "sql.execution.exchange.BroadcastExchangeExec",
+    "sql.execution.streaming.MicroBatchExecution",
+)
+_levels_before: dict[str, Any] = {}  # of the loggers that are silent now
+
+
 def job_session(app_name: str) -> SparkSession:
-    """The running session if there is one, that of spark-submit if started by it, else a local one."""
-    active = SparkSession.getActiveSession()
-    if active is not None:
-        return active
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        return SparkSession.builder.appName(app_name).getOrCreate()
-    return local_session(app_name)
+    """The running session if there is one, that of spark-submit if started by it, else a local one.
+
+    It says nothing of tasks that fail until `tell_of_tasks`.
+    """
+    spark = SparkSession.getActiveSession()
+    if spark is None and "PYSPARK_GATEWAY_PORT" in os.environ:
+        spark = SparkSession.builder.appName(app_name).getOrCreate()
+    if spark is None:
+        spark = local_session(app_name)
+    _silence_tasks(spark)
+    return spark
+
+
+def _silence_tasks(spark: SparkSession) -> None:
+    session: Any = spark
+    if _levels_before or not hasattr(session, "_jvm"):  # Connect: what its server says is not said here
+        return
+    with suppress(Py4JError, TypeError):  # a driver that logs by other means than log4j 2 says what it says
+        log4j = session._jvm.org.apache.logging.log4j
+        for name in _TELL_OF_TASKS:
+            logger = f"org.apache.spark.{name}"
+            _levels_before[logger] = (log4j.core.config.Configurator, log4j.LogManager.getLogger(logger).getLevel())
+            log4j.core.config.Configurator.setLevel(logger, log4j.Level.OFF)
+
+
+def tell_of_tasks() -> None:
+    """Spark says of failed tasks again what it said before `job_session`."""
+    while _levels_before:
+        logger, (configurator, level) = _levels_before.popitem()
+        with suppress(Py4JError, Py4JNetworkError, OSError):  # the JVM is gone
+            configurator.setLevel(logger, level)
 
 
 def local_session(app_name: str, config: Optional[Mapping[str, str]] = None) -> SparkSession:

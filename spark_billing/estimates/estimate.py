@@ -19,8 +19,9 @@ from pyspark.sql import Column, DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
-from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import epoch_us
+from spark_billing.core.spark_errors import spark_reason
 from spark_billing.estimates.answers import OutputPerInput, answer_tokens
 from spark_billing.estimates.token_ratios import BY_LENGTH, LEVELS
 from spark_billing.prices.price import MAX_TOKENS, Price

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
@@ -11,12 +12,13 @@ from pyspark.sql import DataFrame, SparkSession
 from spark_billing.bills.sums import Pricing
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.hours import SECONDS_PER_HOUR, Period, parse_instant
+from spark_billing.ledger.max_rejected import MaxRejected, max_rejected_of
 from spark_billing.ledger.run import Job, Outcome, bill_run
 from spark_billing.ledger.run_record import RunRecord
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.copies import KeepCopy
-from spark_billing.usage.files import read_usage
-from spark_billing.usage.mapping import map_columns, usage_session
+from spark_billing.usage.aliases import GivenAliases
+from spark_billing.usage.mapping import usage_session
+from spark_billing.usage.reading import Reading
 
 
 def bill_usage(
@@ -29,6 +31,10 @@ def bill_usage(
     last: Optional[int] = None,
     columns: Optional[Mapping[str, str]] = None,
     call_time_zone: Optional[str] = None,
+    where: Optional[str] = None,
+    model_alias: GivenAliases = (),
+    usage_schema: Optional[str] = None,
+    max_rejected: MaxRejected = None,
     pricing: Pricing = "native",
     duplicates: bool = True,
     dedup_lookback: int = 24,
@@ -49,7 +55,10 @@ def bill_usage(
     of earlier runs; `source` names the usage over time, as an output holds the bills of one. `period` is two UTC+8
     hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage), or `last` the number of
     hours that are over. The other options are those of the job. `columns` gives usage columns as Spark SQL expressions
-    over those of the DataFrame; times without an offset are in `call_time_zone`. With `dry_run` nothing is written.
+    over those of the DataFrame, `model_alias` names that mean a model of the list, by patterns; times without an offset
+    are in `call_time_zone`. With `dry_run` nothing is written. If more rows are rejected than `max_rejected` says, the
+    run is committed all the same: the record's `rejected_too_many` says so, and a warning of the logger
+    `spark_billing`.
 
     Needs a classic Spark session, not Spark Connect. `UsageError` or `OutputError` if arguments, usage or output do not
     fit, `RetractionError` if bills would become lower, `TotalsError` if the run does not prove itself, `LostRaceError`
@@ -66,6 +75,8 @@ def bill_usage(
     hours = None if period is None else hours_between(*period)
     if last is not None:
         hours = last_hours(last, hours, instant)
+    limit = max_rejected_of(max_rejected)
+    reading = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias, usage_schema=usage_schema)
     options: dict[str, Any] = {
         "pricing": pricing,
         "group_by_tags": list(group_by_tags),
@@ -78,11 +89,20 @@ def bill_usage(
         "allow_retractions": allow_retractions,
         "dry_run": dry_run,
     }
-    asked = {"usage": None, "usage_format": None}  # it was given as it is
-    mapping: dict[str, Any] = {"columns": columns, "call_time_zone": call_time_zone, "duplicates": duplicates}
-    where: dict[str, Any] = {"output": output, "source": source, "period": hours}
-    where["publishing_patience"] = publishing_patience
-    return _bill(usage.sparkSession, prices, lambda: usage, asked, mapping, options, **where).record
+    asked = {
+        "usage": None,  # it was given as it is
+        "usage_format": None,
+        **reading.asked(),
+        "max_rejected": limit,
+        **options,
+    }
+    with usage_session(usage.sparkSession, call_time_zone):
+        mapped = reading.map(usage, prices)
+        job = Job(mapped.usage, prices, output, source, asked, hours, duplicates=duplicates,
+                  publishing_patience=publishing_patience, absent_fields=mapped.absent, **options)  # fmt: skip
+        record = bill_run(job).record
+    warn_of_rejected(record, output)
+    return record
 
 
 def bill_table(
@@ -95,6 +115,10 @@ def bill_table(
     period: Optional[Period] = None,
     columns: Optional[Mapping[str, str]] = None,
     call_time_zone: Optional[str] = None,
+    where: Optional[str] = None,
+    model_alias: GivenAliases = (),
+    usage_schema: Optional[str] = None,
+    max_rejected: MaxRejected = None,
     duplicates: bool = True,
     source: Optional[str] = None,
     publishing_patience: float = 10,
@@ -112,20 +136,28 @@ def bill_table(
             "give another output (rejected rows are billed there by a run over the whole usage)",
             parameter="output",
         )
+    limit = max_rejected_of(max_rejected)
+    reading = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias, usage_format, usage_schema)
     asked = {
         "usage": usage,
         "usage_format": usage_format,
-        "columns": dict(columns or {}),
-        "call_time_zone": call_time_zone,
-        "duplicates": duplicates,
+        **reading.asked(),
+        "max_rejected": limit,
         **options,
     }
     with usage_session(spark, call_time_zone):
-        table = read_usage(spark, usage, usage_format)
-        mapped = map_columns(table, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
-        job = Job(mapped, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates,
-                  publishing_patience=publishing_patience, billed_with=billed_with, **options)  # fmt: skip
+        mapped = reading.read(spark, usage, prices)
+        job = Job(mapped.usage, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates,
+                  publishing_patience=publishing_patience, absent_fields=mapped.absent, **options)  # fmt: skip
         return bill_run(job)
+
+
+def warn_of_rejected(record: RunRecord, output: str) -> None:
+    """Say in the log that a committed run has rejected more than it was to: an exception would look as if it were not
+    done."""
+    if record.rejected_too_many:
+        run = "a dry run" if record.arguments.get("dry_run") else f"run {record.run}, which is committed"
+        logging.getLogger("spark_billing").warning("%s (%s, into %s)", record.rejected_too_many, run, output)
 
 
 def instant_of(

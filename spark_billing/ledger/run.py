@@ -38,7 +38,7 @@ from spark_billing.ledger.run_record import RunRecord, SeenHours, Totals, UsedPr
 from spark_billing.ledger.scope import Scope
 from spark_billing.ledger.settling import Settled, rebuild_tables, settle
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.copies import CopyRule, KeepCopy
+from spark_billing.usage.aliases import names_taken
 from spark_billing.usage.mapping import refuse_zoneless_times
 
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
@@ -66,14 +66,7 @@ class Job:
     allow_retractions: bool = False
     dry_run: bool = False
     publishing_patience: float = 10  # seconds without progress, after which a run that is publishing counts as dead
-    billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
-
-    def __post_init__(self) -> None:
-        require_pricing(self.pricing)
-        for name, unit in (("dedup_lookback", "hours"), ("closed_after", "hours"), ("adjust_within", "days")):
-            count = getattr(self, name)
-            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
-                raise UsageError(f"{name} is {count!r}; needed is a whole number of {unit}, 0 or more", parameter=name)
+    absent_fields: Sequence[str] = ()  # of the usage (`reading.Mapped`), for the record
 
 
 @dataclass(frozen=True)
@@ -100,6 +93,7 @@ class _Started:
     metered: Metered
     totals: ControlTotals
     scope: Scope
+    model_aliases: Sequence[Mapping[str, Any]]
 
 
 def bill_run(job: Job) -> Outcome:
@@ -156,7 +150,8 @@ def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, na
     limits = {"closed_after": job.closed_after, "adjust_within": job.adjust_within}
     scope = Scope.of(sorted(hours - {None}), job.period, as_of=as_of, **limits)
     totals = ControlTotals(sums, scope.open_from, scope.old_until)
-    return _Started(spark, job, storage, folder, name, at, as_of, metered, totals, scope)
+    taken = names_taken(metered.usage)
+    return _Started(spark, job, storage, folder, name, at, as_of, metered, totals, scope, taken)
 
 
 def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
@@ -248,4 +243,6 @@ def _record(
         ledger=settled.lines,
         not_adjusted=settled.too_old,
         staging=f"_staging/{run.name}",
+        model_aliases=run.model_aliases,
+        absent_fields=job.absent_fields,
     )

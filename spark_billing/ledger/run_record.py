@@ -14,6 +14,7 @@ from typing import Any, Optional
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period, hour_label, parse_hour, ranges
 from spark_billing.core.money import add
+from spark_billing.ledger.max_rejected import rejected_too_many
 
 LINES = "ledger/lines"
 CONFLICTS = "ledger/conflicts"
@@ -146,9 +147,14 @@ class RunRecord:
     staging: str  # where its partitions were written aside
     replace: Sequence[str] = ()  # the partitions that it publishes
     remove: Sequence[str] = ()  # and those that have become empty
-    # Of an older version, in place of `left_out`: [workspace, hour, region, model, whether left out, hour of the copy
-    # that is billed, requests, input tokens, output tokens, amount]; None: too many to keep, or not told
-    conflicts: Optional[Sequence[Sequence[Any]]] = None
+    model_aliases: Sequence[Mapping[str, Any]] = ()  # what was taken for what (`aliases.names_taken`)
+    absent_fields: Sequence[str] = ()  # that its expressions ask for and no row of its JSON has
+
+    @property
+    def rejected_too_many(self) -> Optional[str]:
+        """More rows were rejected than `max_rejected` allows (by default all of them): how many and why; else None."""
+        totals = self.totals
+        return rejected_too_many(self.arguments.get("max_rejected"), totals.rows.get("billed", 0), totals.rejected)
 
     @property
     def lines_path(self) -> str:
@@ -169,6 +175,9 @@ class RunRecord:
             "ledger": self.ledger.to_json(),
             "not_adjusted": self.not_adjusted.to_json(),
         }
+        for name in ("model_aliases", "absent_fields"):  # few runs have any
+            if not as_json[name]:
+                del as_json[name]
         return json.dumps(as_json, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -208,7 +217,8 @@ class RunRecord:
             not_adjusted=AddedLines.from_json(found.get("not_adjusted", {"reasons": {}, "hours": {}})),
             replace=found.get("replace", ()),
             remove=found.get("remove", ()),
-            conflicts=found.get("conflicts"),
+            model_aliases=found.get("model_aliases", ()),
+            absent_fields=found.get("absent_fields", ()),
         )  # fmt: skip
 
 

@@ -7,7 +7,8 @@ micro-batches and a micro-batch that is delivered twice add what they change, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Optional
 
 from pyspark.sql import DataFrame
@@ -18,12 +19,14 @@ from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import Period, ranges
 from spark_billing.core.session import settings
-from spark_billing.ledger.billing import bill_table, instant_of
+from spark_billing.ledger.billing import bill_table, warn_of_rejected
+from spark_billing.ledger.max_rejected import MaxRejected, max_rejected_of
 from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.aliases import GivenAliases
 from spark_billing.usage.calls import in_period, typed_calls
-from spark_billing.usage.copies import IDS, CopyRule, KeepCopy
-from spark_billing.usage.files import read_usage
-from spark_billing.usage.mapping import map_columns, refuse_zoneless_times, usage_session
+from spark_billing.usage.copies import IDS
+from spark_billing.usage.mapping import refuse_zoneless_times, usage_session
+from spark_billing.usage.reading import Reading
 
 # Off in the session of a stream before Spark 4.1, and of one with state since: a small bill would run in hundreds of
 # empty tasks
@@ -38,6 +41,10 @@ def bill_touched_hours(
     usage_format: Optional[str] = None,
     columns: Optional[Mapping[str, str]] = None,
     call_time_zone: Optional[str] = None,
+    where: Optional[str] = None,
+    model_alias: GivenAliases = (),
+    usage_schema: Optional[str] = None,
+    max_rejected: MaxRejected = None,
     duplicates: bool = True,
     dedup_lookback: int = 24,
     keep_copy: KeepCopy = "fullest",
@@ -49,9 +56,10 @@ def bill_touched_hours(
     (a stream of the table's own files is). Touched are the hours of its calls, and with `duplicates` those within
     `dedup_lookback` hours in which the table has another copy of one of them, better or worse: only these can change.
     A call without a readable time touches no hour; it is rejected in the next period that is billed. The arguments are
-    those of `bill_usage`, but for `closed_after`, which is refused: no later micro-batch names the hours again that
-    are open when their calls arrive. Nothing is lost if the stream dies: a micro-batch that comes again adds what is
-    missing.
+    those of the job `hourly_bill.py`, as are `options`: `group_by_tags`, `source`, `pricing`, `detail`, `adjust_within`
+    and `allow_retractions`. `where` holds for both the stream and the table; `usage_schema` says how the table's files
+    are read. Nothing is lost if the stream dies: a micro-batch that comes again adds what is missing. If a run rejects
+    more rows than `max_rejected` says, the logger `spark_billing` warns, and the stream goes on.
 
     Billing needs a classic Spark session, not Spark Connect. `UsageError` if the columns do not fit; whatever the job
     refuses, such as lowering a bill, ends the stream.
@@ -81,25 +89,30 @@ def bill_touched_hours(
         "usage_format": usage_format,
         "columns": dict(columns or {}),
         "call_time_zone": call_time_zone,
+        "where": where,
+        "model_alias": model_alias,
+        "usage_schema": usage_schema,
+        "max_rejected": max_rejected_of(max_rejected),
         "duplicates": duplicates,
         "dedup_lookback": dedup_lookback,
         "keep_copy": keep_copy,
     }
+    of_batch = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias)
+    of_table = replace(of_batch, usage_format=usage_format, usage_schema=usage_schema)
 
     def bill_batch(batch: DataFrame, batch_id: int) -> None:
         spark = batch.sparkSession  # of the stream: what is set in it is seen by nobody else
         with settings(spark, _STREAM_SETTINGS):
             with usage_session(spark, call_time_zone):
-                calls, whole = (
-                    map_columns(frame, columns or {}, call_time_zone=call_time_zone, duplicates=duplicates)
-                    for frame in (batch, read_usage(spark, usage, usage_format))
-                )
+                calls, whole = of_batch.map(batch, prices).usage, of_table.read(spark, usage, prices).usage
                 hours = _hours_of_calls(calls)
                 if duplicates and hours:
-                    hours |= _hours_of_copies(calls, _around(hours, whole, rule.seconds))
-            periods = _periods(hours)
-            for period in periods:  # the better copy may lie in a later one: these runs are one, cut where hours lack
-                bill_table(spark, prices, output=output, period=period, billed_with=periods, **table, **options)
+                    hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
+            for period in _periods(hours):
+                done = bill_table(
+                    spark, prices, output=output, period=period, dedup_lookback=dedup_lookback, **table, **options
+                )
+                warn_of_rejected(done.record, output)
 
     return bill_batch
 

@@ -22,6 +22,8 @@ _BECAME = {
     "too_old": "in hours too old to adjust",
 }
 
+_SHOWN_NAMES = 5
+
 
 def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[str]:
     """A billing run as a person reads it: what was read, billed, rejected and why, what it costs, what that adds to the
@@ -46,6 +48,8 @@ def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[st
             f"hours\nof one another the {kept} is billed; the others are rejected as conflicting_request.",
             "",
         ]
+    text += printed_aliases(record.model_aliases)
+    text += printed_absent(record.absent_fields)
     text += [f"Total: {money(totals.amount)} {currency}", ""]
     text += [*_added(outcome, dry), ""]
     headings = ("calls", "input tokens", "output tokens", currency)
@@ -63,6 +67,26 @@ def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[st
         width = max(len(name) for name, _ in folders)
         text += [f"{name.ljust(width)}  {output.rstrip('/')}/{path}" for name, path in folders]
     yield from "\n".join(text).rstrip().splitlines()
+
+
+def printed_aliases(taken: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which names were taken for which model, the most frequent ones."""
+    if not taken:
+        return []
+    told = [
+        f"{printable(each['name'])} for {each['model']} ({each['calls']:,} calls)"
+        for each in taken[:_SHOWN_NAMES]
+        if each["name"] is not None
+    ]
+    more = sum(each.get("names", 1) for each in taken) - len(told)
+    return [f"Taken for a model of the list: {'; '.join(told)}{f'; and {more:,} more names' if more else ''}.", ""]
+
+
+def printed_absent(fields: Sequence[str]) -> list[str]:
+    """The fields of JSON that no row has: it may have been so, or their names are written wrong."""
+    if not fields:
+        return []
+    return [f"ATTENTION: no row has {', '.join(fields)}, which is read as null. Is it written as in the JSON?", ""]
 
 
 def _when(record: RunRecord) -> str:

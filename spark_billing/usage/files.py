@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+from operator import or_
 from typing import Any, Optional
 
 from py4j.protocol import Py4JJavaError
@@ -12,30 +14,50 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import quoted
-from spark_billing.core.errors import UsageError, spark_reason
-from spark_billing.core.storage import PARALLEL_READS
+from spark_billing.core.errors import UsageError
+from spark_billing.core.spark_errors import is_storage_failure, spark_reason
+from spark_billing.core.storage import _READERS
+from spark_billing.usage.given_schema import given_schema, typed_cell
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
-_CORRUPT = "_corrupt_record"  # as Spark names it for JSON
+CORRUPT = "_corrupt_record"  # as Spark names it for JSON: the text of a row that was not read, or only in part
 _ENDINGS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
 
 
-def read_usage(spark: SparkSession, location: str, file_format: Optional[str], what: str = "usage") -> DataFrame:
+def format_of(location: str, file_format: Optional[str]) -> str:
+    """What a usage table is: as said, else by its name's ending, else Parquet."""
+    if file_format is not None:
+        return file_format
+    parts = location.rstrip("/").rsplit("/", 1)[-1].lower().split(".")
+    return next((_ENDINGS[part] for part in reversed(parts[1:]) if part in _ENDINGS), "parquet")
+
+
+def partition_columns(spark: SparkSession, location: str) -> list[str]:
+    """The columns that the names of a path's folders give (`dt=2026-04-08`)."""
+    return spark.read.text(location).columns[1:]
+
+
+def read_usage(
+    spark: SparkSession, location: str, file_format: Optional[str], what: str = "usage", schema: Optional[str] = None
+) -> DataFrame:
     """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is; or
     another table, which messages call `what`.
 
     CSV has a header and is read as text; files whose headers differ are refused. A CSV file is one task, as a value may
-    have line breaks: write a huge one as several. `UsageError` if it cannot be read. The session needs
-    `session.SESSION_SETTINGS`.
+    have line breaks: write a huge one as several. JSON and CSV may come with a `schema` (`given_schema.given_schema`):
+    a row that does not fit it has null where a value is of another type, and its text in `_corrupt_record`.
+    `UsageError` if it cannot be read. The session needs `session.SESSION_SETTINGS`.
     """
-    if file_format is None:
-        parts = location.rstrip("/").rsplit("/", 1)[-1].lower().split(".")
-        file_format = next((_ENDINGS[part] for part in reversed(parts[1:]) if part in _ENDINGS), "parquet")
+    file_format = format_of(location, file_format)
+    given = _given(spark, location, file_format, schema)
     try:
         if file_format == "table":
             usage = spark.table(location)
         elif file_format == "csv":
-            usage = _read_csv(spark, location)
+            usage = _read_csv(spark, location, given)
+        elif given is not None:
+            rows = spark.read.schema(StructType([*given.fields, StructField(CORRUPT, StringType())]))
+            usage = rows.option("columnNameOfCorruptRecord", CORRUPT).json(location)
         else:
             usage = spark.read.format(file_format).load(location)
         fields = usage.schema.fields
@@ -50,6 +72,8 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
                     f"{zones[0]} in spark.driver.extraJavaOptions and spark.executor.extraJavaOptions, or give Parquet."
                 )
     except (PySparkException, Py4JJavaError) as error:
+        if is_storage_failure(error):
+            raise
         raise UsageError(
             f"cannot read the {what} {location!r} as {file_format}: {spark_reason(error)}. Give an existing path or "
             "table, and its format.",
@@ -60,9 +84,21 @@ def read_usage(spark: SparkSession, location: str, file_format: Optional[str], w
     return usage
 
 
-def _read_csv(spark: SparkSession, location: str) -> DataFrame:
-    """Text columns by the header. A row with more or fewer values than the header has none of them, and its text in
-    `_corrupt_record`: which value belongs to which column would be a guess (1,000 is two values).
+def _given(spark: SparkSession, location: str, file_format: str, schema: Optional[str]) -> Optional[StructType]:
+    if schema is None:
+        return None
+    if file_format not in ("json", "csv"):
+        raise UsageError(
+            f"usage_schema is for files of JSON or CSV, and {location!r} is read as {file_format}; leave it out",
+            parameter="usage_schema",
+        )
+    return given_schema(spark, schema, file_format)
+
+
+def _read_csv(spark: SparkSession, location: str, given: Optional[StructType]) -> DataFrame:
+    """Text columns by the header, but for those of a schema. A row with more or fewer values than the header has none
+    of them, and its text in `_corrupt_record`: which value belongs to which column would be a guess (1,000 is two
+    values).
 
     A quoted value may have line breaks, so a file is read by one task; a file is refused if its quotes are not those
     of RFC 4180, as where a row ends would be a guess too.
@@ -79,13 +115,34 @@ def _read_csv(spark: SparkSession, location: str) -> DataFrame:
         )
     _refuse_an_open_quote(spark, location)
     names = reader.csv(location).columns
-    schema = StructType([StructField(name, StringType()) for name in (*names, _CORRUPT)])
-    rows = reader.schema(schema).option("columnNameOfCorruptRecord", _CORRUPT).csv(location)
-    whole = F.col(_CORRUPT).isNull()
+    schema = StructType([StructField(name, StringType()) for name in (*names, CORRUPT)])
+    rows = reader.schema(schema).option("columnNameOfCorruptRecord", CORRUPT).csv(location)
+    whole = F.col(CORRUPT).isNull()
     values = {name: F.col(quoted(name)) for name in names}
     # if only some lines end with CR LF, Spark leaves the CR with their last value
-    values.update({name: F.regexp_replace(values[name], "\r$", "") for name in names[-1:]})
-    return rows.select(*(F.when(whole, value).alias(name) for name, value in values.items()), _CORRUPT)
+    of_rows = names[: len(header)]  # the others are those of the folders' names, which hold for every row
+    values.update({name: F.regexp_replace(values[name], "\r$", "") for name in of_rows[-1:]})
+    values.update({name: F.when(whole, values[name]) for name in of_rows})
+    texts = rows.select(*(value.alias(name) for name, value in values.items()), CORRUPT)
+    return texts if given is None else _typed(texts, given, location)
+
+
+def _typed(texts: DataFrame, given: StructType, location: str) -> DataFrame:
+    """CSV with some columns of other types than text; a row whose text is not of its type, as a row that cannot be read
+    as a whole, has its text in `_corrupt_record`."""
+    own = {name.lower(): name for name in texts.columns}
+    absent = [name for name in given.names if name.lower() not in own]
+    if absent:
+        raise UsageError(
+            f"usage_schema has {', '.join(absent)}, but the CSV header of {location!r} has only: "
+            f"{', '.join(name for name in texts.columns if name != CORRUPT)}. Write the names of the header.",
+            parameter="usage_schema",
+        )
+    typed = {own[field.name.lower()]: typed_cell(own[field.name.lower()], field.dataType) for field in given.fields}
+    wrong = reduce(or_, (F.col(quoted(n)).isNotNull() & cell.isNull() for n, cell in typed.items()), F.lit(False))
+    text = F.to_csv(F.struct(*(quoted(name) for name in texts.columns if name != CORRUPT)))
+    typed[CORRUPT] = F.coalesce(F.col(CORRUPT), F.when(wrong, text))
+    return texts.select(*(typed.get(name, F.col(quoted(name))).alias(name) for name in texts.columns))
 
 
 def _refuse_an_open_quote(spark: SparkSession, location: str) -> None:

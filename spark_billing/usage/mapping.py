@@ -13,10 +13,11 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import NullType, StringType, StructType, TimestampNTZType
 
 from spark_billing.core.columns import quoted
-from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import INSTANT_TEXT, ZONELESS_TEXT
 from spark_billing.core.schemas import USAGE
 from spark_billing.core.session import SESSION_SETTINGS, settings
+from spark_billing.core.spark_errors import spark_reason
 from spark_billing.usage.calls import require_columns, usage_field
 
 MAPPABLE = (*USAGE.fieldNames(), "tags")
@@ -57,8 +58,10 @@ def map_columns(
     *,
     call_time_zone: Optional[str] = None,
     duplicates: bool = True,
+    has_row: bool = False,
 ) -> DataFrame:
-    """The usage columns of a source table: its own, or Spark SQL expressions over it; its row in `row_as_it_came`.
+    """The usage columns of a source table: its own, or Spark SQL expressions over it; its row in `row_as_it_came`
+    (with `has_row` it is there already).
 
     `call_time_zone` says that the session's zone is that of the log: it is what gives instants to times without an
     offset. Without it only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
@@ -66,9 +69,9 @@ def map_columns(
     for name, expression in columns.items():
         _check_expression(source, name, expression)
     needed = [name for name in USAGE.fieldNames() if duplicates or name != "request_id"]
-    require_columns(source, [name for name in needed if name not in columns])
+    require_columns(source.drop(ROW) if has_row else source, [name for name in needed if name not in columns])
 
-    mapped = [F.struct("*").alias(ROW)]
+    mapped = [F.col(ROW) if has_row else F.struct("*").alias(ROW)]
     for name in [*needed, "tags"]:
         field = usage_field(source, name)
         if name in columns:

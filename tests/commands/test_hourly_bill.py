@@ -431,7 +431,7 @@ def test_a_users_mistake_is_one_line_and_writes_nothing(spark, write, bill, tmp_
 @pytest.mark.parametrize("expression", ["cast('many' as int)", "input_tokens % 0"])
 def test_without_ansi_what_cannot_be_computed_is_rejected(spark, write, bill, tmp_path, expression):
     with setting(spark, "spark.sql.ansi.enabled", "false"):
-        assert bill(write([call(1)]), "--column", f"input_tokens={expression}")[0] == 0
+        assert bill(write([call(1)]), "--column", f"input_tokens={expression}")[0] == 6
     assert [r["reject_reason"] for r in rows(spark, tmp_path / "out", "rejected", "request_id")] == [
         "invalid_input_tokens"
     ]
@@ -544,7 +544,7 @@ def test_rejected_rows_without_a_time_outlive_runs_on_other_days(spark, write, b
 def test_billing_rejected_rows_again_and_again(spark, write, bill, tmp_path):
     usage = write([call(1, model="x")])
     for n in range(3):
-        assert bill(usage, output=f"o{n}")[0] == 0
+        assert bill(usage, output=f"o{n}")[0] == 6
         usage = str(tmp_path / f"o{n}" / "rejected")
     names = spark.read.parquet(usage).columns
     assert {"reject_reason", "source_reject_reason", "source_source_reject_reason"} <= set(names)

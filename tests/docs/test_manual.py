@@ -75,7 +75,7 @@ def test_the_reject_reasons_are_those_of_the_code():
 
 def test_the_exit_codes_are_those_of_the_code():
     (table,) = re.findall(r"^\| exit code .*?\n\n", MANUAL, flags=re.M | re.S)
-    names = ("DONE", "FAILED", "REFUSED", "UNEXPLAINED", "RETRACTION", "LOST_RACE")
+    names = ("DONE", "FAILED", "REFUSED", "UNEXPLAINED", "RETRACTION", "LOST_RACE", "REJECTED")
     assert re.findall(r"^\| (\d) ", table, flags=re.M) == [str(getattr(command, name)) for name in names]
 
 
