@@ -79,6 +79,10 @@ def read_usage(
             "table, and its format.",
             parameter=f"{what}_format",
         ) from None
+    if [field.name for field in fields] == [CORRUPT]:
+        raise UsageError(
+            f"the {what} {location!r} has no line that is JSON; give its format", parameter=f"{what}_format"
+        )
     if not fields:
         raise UsageError(f"the {what} {location!r} has no column when read as {file_format}; is it empty?")
     return usage

@@ -64,8 +64,11 @@ class Reading:
     def read(self, spark: SparkSession, location: str, prices: PriceList) -> Mapped:
         """The usage at a path or in the catalog, mapped. The session needs `mapping.usage_session`."""
         aliases = aliases_of(self.model_alias, prices)  # refused before anything is read
-        inferred = format_of(location, self.usage_format) == "json" and self.usage_schema is None
-        return self._mapped(self.source(spark, location), aliases, prices, absent_is_null=inferred)
+        kind = format_of(location, self.usage_format)
+        inferred = kind == "json" and self.usage_schema is None
+        told_apart = inferred or kind == "csv"  # as `files` reads them
+        source = self.source(spark, location)
+        return self._mapped(source, aliases, prices, absent_is_null=inferred, half_rows_are_told_apart=told_apart)
 
     def source(self, spark: SparkSession, location: str) -> DataFrame:
         """The rows of the usage that are read, in its own columns."""
@@ -87,7 +90,13 @@ class Reading:
         return self._mapped(table if self.where is None else _only(table, self.where, []), aliases, prices)
 
     def _mapped(
-        self, source: DataFrame, aliases: Aliases, prices: PriceList, *, absent_is_null: bool = False
+        self,
+        source: DataFrame,
+        aliases: Aliases,
+        prices: PriceList,
+        *,
+        absent_is_null: bool = False,
+        half_rows_are_told_apart: bool = False,
     ) -> Mapped:
         absent: list[str] = []
         if absent_is_null:
@@ -101,7 +110,8 @@ class Reading:
             duplicates=self.duplicates,
             has_row=bool(absent),
         )
-        return Mapped(take_models(_without_half_rows(usage), aliases, prices), absent)
+        usage = _without_half_rows(usage, told_apart=half_rows_are_told_apart)
+        return Mapped(take_models(usage, aliases, prices), absent)
 
 
 def _only(source: DataFrame, where: str, of_files: list[str]) -> DataFrame:
@@ -140,20 +150,22 @@ def _where_refusal(where: str, reason: str) -> UsageError:
     )
 
 
-def _without_half_rows(usage: DataFrame) -> DataFrame:
+def _without_half_rows(usage: DataFrame, *, told_apart: bool) -> DataFrame:
     """The mapped usage in which no row is billed that was read only in part.
 
     Such a row has its text in `_corrupt_record`, and null where a value is not of its type: null can mean something
-    else (embeddings have no output), and an expression may make a number of it.
+    else (embeddings have no output), and an expression may make a number of it. Spark looks only at the fields that a
+    query needs, and would find the same row whole for one query and not for another; unless it is `told_apart` which
+    rows are whole, every query needs all fields.
     """
     row = usage.schema[ROW].dataType
     names = [field.name for field in getattr(row, "fields", []) if field.name != CORRUPT]
     dtype = usage.schema["output_tokens"].dataType
     if len(names) == len(getattr(row, "fields", [])) or not isinstance(dtype, (NumericType, StringType, NullType)):
         return usage
-    # Spark looks only at the fields that a query needs, and would find the same row whole for one and not for another
-    all_fields = F.hash(*(F.col(ROW).getField(name).isNull() for name in names)) >= F.lit(-(2**31))
-    whole = F.col(ROW).getField(CORRUPT).isNull() & all_fields
+    whole = F.col(ROW).getField(CORRUPT).isNull()
+    if names and not told_apart:
+        whole &= F.hash(*(F.col(ROW).getField(name).isNull() for name in names)) >= F.lit(-(2**31))  # always true
     output, none = F.col("output_tokens"), F.lit("-1" if isinstance(dtype, StringType) else -1)
     return usage.withColumns(
         {

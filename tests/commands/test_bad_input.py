@@ -113,6 +113,10 @@ def csv_of_quotes_that_swallow_a_row(folder):
     (folder / "a.csv").write_text(f'{HEAD},note\nr-1,{ROW},"open\nr-2,{ROW},x\nr-3,{ROW},"x\n')
 
 
+def no_line_is_json(folder):
+    (folder / "a.json").write_text("request_id,workspace_id\n1,2\n")
+
+
 def truncated_gzip(folder):
     lines = "".join(f"r-{n},{ROW}\n" for n in range(5000))
     content = gzip.compress(f"{HEAD}\n{lines}".encode())
@@ -145,6 +149,7 @@ REFUSED = [
     (csv_header_twice, "csv", "a name of its own"),
     (csv_of_an_open_quote, "csv", "an odd number of quotes"),
     (csv_of_quotes_that_swallow_a_row, "csv", "quote"),
+    (no_line_is_json, "json", "no line that is JSON"),
     (truncated_gzip, "csv", "cannot read the usage"),
     (truncated_orc, "orc", "cannot read the usage"),
 ]

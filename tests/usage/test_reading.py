@@ -297,11 +297,8 @@ def test_a_row_that_cannot_be_read_is_not_left_out_by_a_condition(spark, usd, tm
     of_day = Reading(where="dt = '2'", usage_format="json", usage_schema=schema)
     with usage_session(spark, None):
         usage = of_day.read(spark, str(tmp_path / "u"), usd).usage
-        assert sorted(str(row[0]) for row in usage.select(f"{ROW}._corrupt_record").collect()) == [
-            "None",
-            "None",
-            "broken 2",
-        ]
+        texts = sorted(str(row[ROW]["_corrupt_record"]) for row in usage.select(ROW).collect())
+        assert texts == ["None", "None", "broken 2"]
         assert (
             "dt" in usage._jdf.queryExecution().executedPlan().toString().split("PartitionFilters")[1].splitlines()[0]
         )
