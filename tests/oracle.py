@@ -33,6 +33,7 @@ PUBLISHED = {
         ("qwen-plus", GROUP_2, [(K256, "0.003523", "0.010568"), (M1, "0.010568", "0.031705")]),
     ],
 }
+TRIAL_START = datetime(2025, 1, 1, tzinfo=timezone(timedelta(hours=8)))  # not published: no call is earlier
 COMMERCIAL_START = datetime(2026, 4, 8, tzinfo=timezone(timedelta(hours=8)))
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -73,6 +74,8 @@ def reason(call, currency="USD", k=1000):
     tiers = [tiers for m, regions, tiers in PUBLISHED[currency] if m == model and region in regions]
     if not tiers:
         return "unknown_region"
+    if at < TRIAL_START:
+        return "no_price_in_force"
     if not 0 < count <= tokens(tiers[0][-1][0], k):
         return "input_tokens_out_of_range"
     return None

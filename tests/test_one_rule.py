@@ -25,7 +25,7 @@ from spark_billing import (
 )
 from spark_billing.core.hours import epoch_us
 from spark_billing.prices.price_arrays import UNPRICED, PriceTable
-from spark_billing.usage.calls import PRICED_BY, typed_calls
+from spark_billing.usage.calls import no_id
 from spark_billing.usage.reasons import REASONS, REJECT_REASONS
 from tests import oracle
 from tests.conftest import CALL, usage_frame
@@ -155,7 +155,7 @@ def _estimated(spark, prices, where, rows):
 
 
 def test_every_reason_has_a_name_a_text_and_a_place():
-    assert len(set(REJECT_REASONS)) == len(REASONS) == 13
+    assert len(set(REJECT_REASONS)) == len(REASONS) == 14
     assert all(reason.text for reason in REASONS)
     assert [reason.name for reason in REASONS if reason.applies is None] == ["duplicate_request", "conflicting_request"]
 
@@ -177,7 +177,7 @@ def test_where_a_row_has_a_reason_no_form_has_a_price(usd, rejected):
     checked = check_usage(usage, prices=usd).withColumn("udf", model_call_cost(usd)(*CALL_COLUMNS))
     priced = price_calls(checked, prices=usd).collect()
     billed = {row["workspace_id"] for row in bill_lines(
-        usage.withColumn("workspace_id", F.when(F.col("workspace_id") != "", F.col("request_id"))), prices=usd
+        usage.withColumn("workspace_id", F.when(~no_id(F.col("workspace_id")), F.col("request_id"))), prices=usd
     ).collect()}  # fmt: skip
     for row in priced:
         assert row["reject_reason"] == row["expected_reason"], row

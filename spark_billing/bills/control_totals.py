@@ -54,6 +54,10 @@ class ControlTotals:
                 rows[reason] = rows.get(reason, 0) + int(row["requests"])
         return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
 
+    def calls_from(self, hour: int) -> int:
+        """The calls dated in this hour, in epoch seconds, or later."""
+        return sum(int(row["requests"]) for row in self.sums if row["hour"] is not None and row["hour"] >= hour)
+
     def kinds(self) -> list[str]:
         """The kinds of rows that there are, and those that are always told."""
         sums = self.by_kind()

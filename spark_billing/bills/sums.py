@@ -65,7 +65,7 @@ def group_calls(
         "output_tokens": F.when(is_count(F.col("output_tokens")), F.lit(0)).when(~F.col("output_missing"), F.lit(-1)),
     }
     measured = with_measures(calls, prices, group_by_tags, pricing).withColumns(stand_in)
-    keys = ["workspace_id", "region", "model", *stand_in, "output_missing"]
+    keys = ["workspace_id", "region", "model", *stand_in, "output_missing", "time_ambiguous"]
     keys += [*tag_columns(measured), *(name for name in measured.columns if name == "udf_row")]
     return measured.groupBy(*(quoted(name) for name in keys)).agg(*_summed(measured))
 

@@ -161,11 +161,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count,
         help="instead of --from and --to: the last hours that are over",
     )
-    add("--as-of", metavar="INSTANT", help="the time these three count from (default: now), such as 2026-04-09T00:00Z")
     add(
-        "--max-rejected",
-        metavar="N|N%",
-        help="end with exit code 6 if more rows are rejected, identical repeats aside (default: if all are)",
+        "--as-of",
+        metavar="INSTANT",
+        help="the run's clock (default: now), such as 2026-04-09T00:00Z: these three count from it, and hours that "
+        "begin later are not billed yet",
     )
     add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
     add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")

@@ -139,6 +139,11 @@ def hour_label(seconds: int) -> str:
     return instant_label(seconds)[:13]
 
 
+def next_hour(seconds: int) -> int:
+    """The start of the first hour that has not begun at an instant, both in epoch seconds."""
+    return seconds - seconds % SECONDS_PER_HOUR + SECONDS_PER_HOUR
+
+
 def date_label(seconds: int) -> str:
     """The date in UTC+8 of an instant in epoch seconds."""
     return instant_label(seconds)[:10]

@@ -54,11 +54,9 @@ def bill_usage(
     `bill_lines/`, `bills/` and `rejected/` are written anew for the dates that it changes. `output` is a folder, new or
     of earlier runs; `source` names the usage over time, as an output holds the bills of one. `period` is two UTC+8
     hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage), or `last` the number of
-    hours that are over. The other options are those of the job. `columns` gives usage columns as Spark SQL expressions
-    over those of the DataFrame, `model_alias` names that mean a model of the list, by patterns; times without an offset
-    are in `call_time_zone`. With `dry_run` nothing is written. If more rows are rejected than `max_rejected` says, the
-    run is committed all the same: the record's `rejected_too_many` says so, and a warning of the logger
-    `spark_billing`.
+    hours that are over. Hours that have not begun `as_of` an instant (None: now) are left for a later run. The other
+    options are those of the job. `columns` gives usage columns as Spark SQL expressions
+    over those of the DataFrame; times without an offset are in `call_time_zone`. With `dry_run` nothing is written.
 
     Needs a classic Spark session, not Spark Connect. `UsageError` or `OutputError` if arguments, usage or output do not
     fit, `RetractionError` if bills would become lower, `TotalsError` if the run does not prove itself, `LostRaceError`
@@ -163,8 +161,8 @@ def warn_of_rejected(record: RunRecord, output: str) -> None:
 def instant_of(
     as_of: Optional[str], *, last: Optional[int], closed_after: Optional[int], adjust_within: Optional[int]
 ) -> Optional[int]:
-    """The instant, in epoch seconds, from which the last hours, closed hours and hours too old are counted; None: when
-    the run starts. `UsageError` if the options do not go together."""
+    """A run's clock, in epoch seconds: hours that begin after it are open, and from it the last hours, closed hours and
+    hours too old are counted; None: when the run starts. `UsageError` if the options do not go together."""
     if adjust_within is not None and closed_after is not None and adjust_within * 24 <= closed_after:
         raise UsageError(
             f"adjust_within, {adjust_within} days, ends before closed_after, {closed_after} hours: no hour would ever "
@@ -173,10 +171,6 @@ def instant_of(
         )
     if as_of is None:
         return None if last is None else int(time.time())
-    if adjust_within is None and closed_after is None and last is None:
-        raise UsageError(
-            "as_of says as of when last, closed_after and adjust_within are meant; give one of them", parameter="as_of"
-        )
     try:
         return parse_instant(as_of)
     except ValueError as error:

@@ -19,8 +19,8 @@ from spark_billing.bills.control_totals import TOKEN_COLUMNS, ControlTotals, sum
 from spark_billing.bills.metering import Metered, meter
 from spark_billing.bills.sums import Pricing, require_pricing
 from spark_billing.core.columns import tag_column
-from spark_billing.core.errors import LostRaceError, UsageError
-from spark_billing.core.hours import Period, hour_label, instant_label, ranges
+from spark_billing.core.errors import LostRaceError
+from spark_billing.core.hours import Period, hour_label, instant_label, next_hour, ranges
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
 from spark_billing.ledger.files import (
@@ -41,6 +41,7 @@ from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import names_taken
 from spark_billing.usage.mapping import refuse_zoneless_times
 
+_NO_TIME = {"missing_call_time", "ambiguous_call_time"}  # the reasons of rows that are in no hour
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
 
 
@@ -133,12 +134,16 @@ def _open(storage: Storage, job: Job) -> Ledger:
 def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, name: str, at: datetime) -> _Started:
     """Sum the calls, and see which hours this run bills."""
     step(spark, "meter the usage")
+    as_of = int(at.timestamp()) if job.as_of is None else job.as_of
+    open_from = next_hour(as_of)
     metered = meter(
         job.usage,
         job.prices,
         folder.keep,
         period=job.period,
-        rule=CopyRule(job.dedup_lookback, job.keep_copy) if job.duplicates else None,
+        open_from=open_from,
+        lookback_hours=job.dedup_lookback,
+        duplicates=job.duplicates,
         group_by_tags=job.group_by_tags,
         pricing=job.pricing,
     )
@@ -146,7 +151,6 @@ def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, na
     hours = {row["hour"] for row in sums}
     if None in hours:
         refuse_zoneless_times(job.usage)
-    as_of = int(at.timestamp()) if job.as_of is None else job.as_of
     limits = {"closed_after": job.closed_after, "adjust_within": job.adjust_within}
     scope = Scope.of(sorted(hours - {None}), job.period, as_of=as_of, **limits)
     totals = ControlTotals(sums, scope.open_from, scope.old_until)
@@ -188,7 +192,7 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
         if not record.left_out:
             clear(run.storage, conflicts_path(run_id))
         replaced = staging.partitions()
-        without_time = job.period is not None or "missing_call_time" in totals.rejected
+        without_time = job.period is not None or not _NO_TIME.isdisjoint(totals.rejected)
         touched = touched_partitions(run.storage, settled.dates, run.scope.covered, without_time=without_time)
         emptied = sorted(set(touched) - set(replaced))
         record = replace(record, staging=staging.folder, replace=replaced, remove=emptied)
@@ -216,8 +220,13 @@ def _record(
     settled: Settled,
     totals: Totals,
 ) -> RunRecord:
-    job, prices, with_usage, covered = run.job, run.job.prices, run.scope.with_usage, run.scope.covered
-    absent = [] if job.period is not None else sorted(set(ledger.hours()) - set(with_usage))
+    job, prices, covered = run.job, run.job.prices, run.scope.covered
+    begun = [hour for hour in run.scope.with_usage if hour <= run.as_of]
+    ahead = [hour for hour in run.scope.with_usage if hour > run.as_of]
+    conflicts: Optional[Sequence[Sequence[Any]]] = []
+    if run.metered.conflicts is not None and covered:
+        conflicts = kept_conflicts(run.metered.conflicts, covered)
+    absent = [] if job.period is not None else sorted(set(ledger.hours()) - set(run.scope.with_usage))
     return RunRecord(
         run=settled.number,
         run_id=settled.run_id,
@@ -232,10 +241,12 @@ def _record(
         price_list=UsedPrices(prices.name, prices.version, prices.currency, prices.tokens_per_k, prices.sha256),
         period=job.period,
         hours=SeenHours(
-            with_usage=len(with_usage),
-            first=hour_label(with_usage[0]) if with_usage else None,
-            last=hour_label(with_usage[-1]) if with_usage else None,
+            with_usage=len(begun),
+            first=hour_label(begun[0]) if begun else None,
+            last=hour_label(begun[-1]) if begun else None,
             billed_before_but_not_in_usage=[hour_label(hour) for hour in absent],
+            not_begun=[hour_label(hour) for hour in (ahead[0], ahead[-1])] if ahead else [],
+            calls_not_begun=run.totals.calls_from(next_hour(run.as_of)),
         ),
         totals=totals,
         covered=ranges(covered),

@@ -94,12 +94,14 @@ class UsedPrices:
 
 @dataclass(frozen=True)
 class SeenHours:
-    """The UTC+8 hours that the usage of a run has rows in."""
+    """The UTC+8 hours that the usage of a run has rows in; apart from them those that have not begun by its clock."""
 
     with_usage: int = 0
     first: Optional[str] = None
     last: Optional[str] = None
     billed_before_but_not_in_usage: Sequence[str] = ()
+    not_begun: Sequence[str] = ()  # the first and the last
+    calls_not_begun: int = 0
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,16 @@ class Scope:
         closed_after: Optional[int],
         adjust_within: Optional[int],
     ) -> Scope:
-        """As of an instant: an hour is open until `closed_after` hours after its end (None: never), and too old to
-        adjust `adjust_within` days after it (None: never)."""
-        open_from = None if closed_after is None else as_of - (closed_after + 1) * SECONDS_PER_HOUR + 1
+        """As of an instant: an hour is open until `closed_after` hours after its end (None: until it begins), and too
+        old to adjust `adjust_within` days after it (None: never)."""
+        open_from = as_of + 1 if closed_after is None else as_of - (closed_after + 1) * SECONDS_PER_HOUR + 1
         old_until = None if adjust_within is None else as_of - adjust_within * SECONDS_PER_DAY - SECONDS_PER_HOUR
         return cls(with_usage, period, open_from, old_until)
 
     @property
     def is_limited(self) -> bool:
-        """Whether some hours may be left for another run, or for ever."""
-        return self.open_from is not None or self.old_until is not None
+        """Whether some hours with usage are left for another run, or for ever."""
+        return not set(self.covered).issuperset(self.with_usage)
 
     @property
     def closed(self) -> list[int]:

@@ -19,8 +19,7 @@ from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import Period, ranges
 from spark_billing.core.session import settings
-from spark_billing.ledger.billing import bill_table, warn_of_rejected
-from spark_billing.ledger.max_rejected import MaxRejected, max_rejected_of
+from spark_billing.ledger.billing import bill_table, instant_of
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import GivenAliases
 from spark_billing.usage.calls import in_period, typed_calls
@@ -56,10 +55,9 @@ def bill_touched_hours(
     (a stream of the table's own files is). Touched are the hours of its calls, and with `duplicates` those within
     `dedup_lookback` hours in which the table has another copy of one of them, better or worse: only these can change.
     A call without a readable time touches no hour; it is rejected in the next period that is billed. The arguments are
-    those of the job `hourly_bill.py`, as are `options`: `group_by_tags`, `source`, `pricing`, `detail`, `adjust_within`
-    and `allow_retractions`. `where` holds for both the stream and the table; `usage_schema` says how the table's files
-    are read. Nothing is lost if the stream dies: a micro-batch that comes again adds what is missing. If a run rejects
-    more rows than `max_rejected` says, the logger `spark_billing` warns, and the stream goes on.
+    those of the job `hourly_bill.py`, as are `options`: `group_by_tags`, `source`, `pricing`, `detail`, `as_of`,
+    `adjust_within` and `allow_retractions`. Nothing is lost if the stream dies: a micro-batch that comes again adds
+    what is missing. A call dated in an hour that has not begun is counted in the record of its run, and not billed.
 
     Billing needs a classic Spark session, not Spark Connect. `UsageError` if the columns do not fit; whatever the job
     refuses, such as lowering a bill, ends the stream.
@@ -83,7 +81,9 @@ def bill_touched_hours(
             "closed_after would leave out the hours that are open when their calls arrive, and no later micro-batch "
             "names them again; leave it out, or bill closed hours with the job"
         )
-    rule = CopyRule(dedup_lookback, keep_copy)
+    options["as_of"] = instant_of(
+        options.get("as_of"), last=None, closed_after=None, adjust_within=options.get("adjust_within")
+    )
     table: dict[str, Any] = {
         "usage": usage,
         "usage_format": usage_format,

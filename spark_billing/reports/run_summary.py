@@ -48,8 +48,13 @@ def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[st
             f"hours\nof one another the {kept} is billed; the others are rejected as conflicting_request.",
             "",
         ]
-    text += printed_aliases(record.model_aliases)
-    text += printed_absent(record.absent_fields)
+    ahead = record.hours.not_begun
+    if ahead:
+        text += [
+            f"ATTENTION: {record.hours.calls_not_begun:,} calls are dated in hours that have not begun, the first "
+            f"{ahead[0]}, the last\n{ahead[-1]}, by the run's clock ({record.as_of}). They are not billed before that.",
+            "",
+        ]
     text += [f"Total: {money(totals.amount)} {currency}", ""]
     text += [*_added(outcome, dry), ""]
     headings = ("calls", "input tokens", "output tokens", currency)

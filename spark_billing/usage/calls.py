@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from itertools import product
 from typing import Callable, Optional
 
 from pyspark.sql import Column, DataFrame
@@ -27,6 +28,11 @@ from spark_billing.prices.price import MAX_TOKENS
 
 PRICED_BY = ("region", "model", "call_time", "input_tokens", "output_tokens")  # what the price of a call depends on
 BILLED_BY = ("workspace_id", *PRICED_BY)  # and the line it goes to
+AMBIGUOUS = "call_time_is_ambiguous"  # of mapped usage: whether a local time was none, or two (`usage.local_times`)
+_NO_IDS = ("", "none", "null", "nan")  # what programs write where they have no id, in any case
+_NO_ID_TEXTS = [
+    "".join(letters) for text in _NO_IDS for letters in product(*((letter, letter.upper()) for letter in text))
+]
 _WHOLE_TEXT = r"\A *([+-]?[0-9]{1,38})(\.0*)? *\z"
 _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 
@@ -34,8 +40,9 @@ _LONG_MIN, _LONG_MAX = -(2**63), 2**63 - 1
 def typed_calls(usage: DataFrame, columns: Collection[str]) -> DataFrame:
     """The usage `columns` as `schemas.USAGE` types them, beside `source`: the row as it came.
 
-    A value that is not exactly of its type (a token count of 1.5, a time without a zone) is null; `output_missing`
-    tells a null output count from an unreadable one. `tags` follows if the usage has it as map<string,string>.
+    A value that is not exactly of its type (a token count of 1.5, a time without a zone, None for an id) is null;
+    `output_missing` tells a null output count from an unreadable one, `time_ambiguous` a local time that is not exactly
+    one instant from a time that is not there. `tags` follows if the usage has it as map<string,string>.
     """
     fields = {name: usage_field(usage, name) for name in columns}
     require_columns(usage, columns)
@@ -51,6 +58,9 @@ def typed_calls(usage: DataFrame, columns: Collection[str]) -> DataFrame:
         typed.append(_TYPED[name](F.col(quoted(field.name)), field.dataType).alias(name))
         if name == "output_tokens":
             typed.append(F.col(quoted(field.name)).isNull().alias("output_missing"))
+        if name == "call_time":
+            known = AMBIGUOUS in usage.columns
+            typed.append((F.col(AMBIGUOUS) if known else F.lit(False)).alias("time_ambiguous"))
     tags = usage_field(usage, "tags")
     if tags is not None and tags.dataType.simpleString() == TAGS.simpleString():  # whether values may be null or not
         typed.append(F.col(quoted(tags.name)).alias("tags"))
@@ -79,6 +89,12 @@ def usage_field(usage: DataFrame, name: str) -> Optional[StructField]:
     return fields[0] if fields else None
 
 
+def no_id(column: Column) -> Column:
+    """Whether the text of an id is none: null, empty, or None, null or nan in any case."""
+    # equalities, not a function of the id: they reach the scan, and a long id is compared with none of them
+    return column.isNull() | ((F.octet_length(column) <= F.lit(4)) & column.isin(_NO_ID_TEXTS))
+
+
 def readable_instant(call_time: Column) -> Column:
     """Whether an instant lies within the years that can be billed (1 to 9999)."""
     return (call_time >= _instant_at(FIRST_INSTANT_US)) & (call_time <= _instant_at(LAST_INSTANT_US))
@@ -92,6 +108,13 @@ def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) ->
     within = (call_time >= _instant_at(start_us)) & (call_time < _instant_at(end_us))
     unreadable = (call_time < _instant_at(FIRST_INSTANT_US)) | (call_time > _instant_at(LAST_INSTANT_US))
     return within | unreadable | call_time.isNull()
+
+
+def not_begun(call_time: Column, dtype: DataType, from_us: int) -> Column:
+    """Whether a call is dated in an hour from this on, which has not begun: told by every run, whatever its period."""
+    if not isinstance(dtype, TimestampType):
+        call_time = _call_time(call_time, dtype)
+    return F.coalesce(call_time >= _instant_at(from_us), F.lit(False))
 
 
 def _instant_at(micros: int) -> Column:
@@ -116,6 +139,12 @@ def _type_problem(name: str, field: StructField) -> Optional[str]:
 
 def _as_text(column: Column, dtype: DataType) -> Column:
     return column.cast(StringType())  # also of a column with a collation, under which other ids would be the same
+
+
+def as_id(column: Column) -> Column:
+    """An id as text; null where it is none (`no_id`)."""
+    text = column.cast(StringType())
+    return F.when(~no_id(text), text)
 
 
 def _whole_number(column: Column, dtype: DataType) -> Column:
@@ -157,6 +186,8 @@ def is_count(tokens: Column) -> Column:
 
 _TYPED: dict[str, Callable[[Column, DataType], Column]] = {
     **{field.name: _as_text for field in USAGE.fields},
+    "request_id": lambda column, dtype: as_id(column),
+    "workspace_id": lambda column, dtype: as_id(column),
     "call_time": _call_time,
     "input_tokens": _whole_number,
     "output_tokens": _whole_number,

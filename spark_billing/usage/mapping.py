@@ -17,14 +17,14 @@ from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import INSTANT_TEXT, ZONELESS_TEXT
 from spark_billing.core.schemas import USAGE
 from spark_billing.core.session import SESSION_SETTINGS, settings
-from spark_billing.core.spark_errors import spark_reason
-from spark_billing.usage.calls import require_columns, usage_field
+from spark_billing.usage.calls import AMBIGUOUS, require_columns, usage_field
+from spark_billing.usage.local_times import is_ambiguous
 
 MAPPABLE = (*USAGE.fieldNames(), "tags")
 ROW = "row_as_it_came"  # the mapped table's column with the source's row
 _COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
+NAME_THE_ZONE = "name the zone of the log's times (such as Asia/Shanghai or UTC)"
 _ZONE = re.compile(r"UTC|Z|[+-][0-9]{2}:[0-9]{2}|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
-_NAME_THE_ZONE = "name the zone of the log's times (such as Asia/Shanghai or UTC)"
 
 
 @contextmanager
@@ -40,7 +40,8 @@ def usage_session(spark: SparkSession, call_time_zone: Optional[str]) -> Iterato
             parameter="call_time_zone",
         )
     try:
-        with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": call_time_zone or "UTC"}):
+        wanted = {**SESSION_SETTINGS, "spark.sql.session.timeZone": call_time_zone or "UTC"}
+        with settings(spark, wanted):
             yield
     except PySparkException as error:
         if call_time_zone and call_time_zone in str(error) and "zone" in str(error).lower():
@@ -64,7 +65,8 @@ def map_columns(
     (with `has_row` it is there already).
 
     `call_time_zone` says that the session's zone is that of the log: it is what gives instants to times without an
-    offset. Without it only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
+    offset, and a local time that the zone has twice or not at all is null, and true in `calls.AMBIGUOUS`. Without it
+    only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
     """
     for name, expression in columns.items():
         _check_expression(source, name, expression)
@@ -81,23 +83,31 @@ def map_columns(
     usage = source.select(*mapped)
     plain = "call_time" not in columns or is_column(source, columns["call_time"])
     dtype = usage.schema["call_time"].dataType
+    if call_time_zone is None and not plain:
+        raise UsageError(
+            f"call_time is mapped to {columns['call_time']!r}, and what instant that gives depends on a time zone; "
+            + NAME_THE_ZONE,
+            parameter="call_time_zone",
+        )
     if call_time_zone is None:
-        if not plain:
-            raise UsageError(
-                f"call_time is mapped to {columns['call_time']!r}, and what instant that gives depends on a time zone; "
-                + _NAME_THE_ZONE,
-                parameter="call_time_zone",
-            )
         if isinstance(dtype, TimestampNTZType):
             raise UsageError(
-                f"call_time is timestamp_ntz, a time without a zone; {_NAME_THE_ZONE}", parameter="call_time_zone"
+                f"call_time is timestamp_ntz, a time without a zone; {NAME_THE_ZONE}", parameter="call_time_zone"
             )
     elif isinstance(dtype, TimestampNTZType):
-        usage = usage.withColumn("call_time", F.col("call_time").cast("timestamp"))
+        usage = _zoned(usage, F.col("call_time"), F.col("call_time").cast("timestamp"), call_time_zone)
     elif isinstance(dtype, StringType):
-        readable = F.col("call_time").rlike(INSTANT_TEXT) | F.col("call_time").rlike(ZONELESS_TEXT)
-        usage = usage.withColumn("call_time", F.when(readable, F.try_to_timestamp("call_time")))
+        zoneless = F.col("call_time").rlike(ZONELESS_TEXT)
+        instant = F.when(F.col("call_time").rlike(INSTANT_TEXT) | zoneless, F.try_to_timestamp("call_time"))
+        local = F.when(zoneless, F.expr("try_cast(call_time AS timestamp_ntz)"))
+        usage = _zoned(usage, local, instant, call_time_zone)
     return usage
+
+
+def _zoned(usage: DataFrame, local: Column, instant: Column, zone: str) -> DataFrame:
+    """The usage with the instants of its local times; null where they are ambiguous."""
+    ambiguous = is_ambiguous(usage.sparkSession, local, instant, zone)
+    return usage.withColumns({"call_time": F.when(~ambiguous, instant), AMBIGUOUS: ambiguous})
 
 
 def refuse_zoneless_times(usage: DataFrame) -> None:
@@ -108,7 +118,7 @@ def refuse_zoneless_times(usage: DataFrame) -> None:
     if row is not None:
         raise UsageError(
             f"call_time has text without an offset, such as {row['call_time']!r}, and a zone is never guessed; "
-            + _NAME_THE_ZONE,
+            + NAME_THE_ZONE,
             parameter="call_time_zone",
         )
 

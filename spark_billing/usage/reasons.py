@@ -30,17 +30,25 @@ class Reason:
     column: Optional[str] = None  # it is about, and not asked of calls that were taken without it
 
 
-def _missing(column: str, of_what: str) -> Reason:
-    text = f"no {column}, or empty text: {of_what}"
+def _missing(column: str, of_what: str, no_text: str = "or empty text") -> Reason:
+    text = f"no {column}, {no_text}: {of_what}"
     return Reason(f"missing_{column}", text, f"{column} IS NULL OR {column} = ''", column)
 
 
+_NO_ID = "or empty text, None, null or nan"  # typed calls have null for these (`calls.no_id`)
+
+
 REASONS = (  # in this order
-    _missing("request_id", "a repeat could not be told"),
-    _missing("workspace_id", "nobody to bill"),
+    _missing("request_id", "a repeat could not be told", _NO_ID),
+    _missing("workspace_id", "nobody to bill", _NO_ID),
     _missing("region", "it chooses the price"),
     _missing("model", "it chooses the price"),
-    Reason("missing_call_time", "no call_time, or none that can be read", "call_time IS NULL"),
+    Reason("missing_call_time", "no call_time, or none that can be read", "call_time IS NULL AND NOT time_ambiguous"),
+    Reason(
+        "ambiguous_call_time",
+        "a local time that exists twice, or not at all, where the clock of its zone is changed",
+        "time_ambiguous",
+    ),
     Reason(
         "invalid_input_tokens",
         "not a whole number from 0 on",

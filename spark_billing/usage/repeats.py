@@ -11,8 +11,8 @@ from pyspark.sql import functions as F
 
 from spark_billing.core.columns import quoted
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.calls import BILLED_BY, require_columns, typed_calls, usage_field
-from spark_billing.usage.copies import IDS, CopyRule, rate_usage
+from spark_billing.usage.calls import BILLED_BY, as_id, no_id, require_columns, typed_calls, usage_field
+from spark_billing.usage.copies import IDS, rate_usage
 from spark_billing.usage.rating import rate_calls
 from spark_billing.usage.reasons import REASON_CODE
 
@@ -68,8 +68,7 @@ def rate_others(usage: DataFrame, suspects: DataFrame, prices: PriceList) -> Dat
 
 def without_id(usage: DataFrame, prices: PriceList) -> DataFrame:
     """The calls without a request id, which is their `reject`; in `before` what it would be if they had one."""
-    request_id = _ids(usage)[1]  # as it is, so that the scan of a clean table can skip whole row groups
-    typed = typed_calls(usage.filter(request_id.isNull() | (request_id == "")), ("request_id", *BILLED_BY))
+    typed = typed_calls(usage.filter(no_id(_ids(usage)[1])), ("request_id", *BILLED_BY))
     rated = rate_calls(typed, prices, BILLED_BY).withColumnRenamed("reject", "before")
     return rated.withColumn("reject", F.lit(REASON_CODE["missing_request_id"]))
 
@@ -82,8 +81,8 @@ def repeats_of(checked: DataFrame) -> DataFrame:
 
 def _hash(usage: DataFrame) -> Column:
     """Null where an id is missing: such a call is rejected, and any number may be without one."""
-    ids = _ids(usage)
-    return F.when((ids[0] != "") & (ids[1] != ""), F.xxhash64(*ids))
+    ids = [as_id(text) for text in _ids(usage)]
+    return F.when(ids[0].isNotNull() & ids[1].isNotNull(), F.xxhash64(*ids))
 
 
 def _ids(usage: DataFrame) -> list[Column]:

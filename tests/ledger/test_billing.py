@@ -100,6 +100,24 @@ def test_the_options_of_the_job_by_the_same_names(spark, usd, tmp_path):
     assert not (tmp_path / "last").exists()
 
 
+def test_an_hour_that_has_not_begun_is_open(spark, usd, tmp_path):
+    """Told by a run of any period, and billed once it has begun."""
+    calls = [call(1), call(2, COMMERCIAL_START + HOUR), call(3, COMMERCIAL_START + 40 * HOUR)]
+    calls += [
+        call(4, COMMERCIAL_START + 50 * HOUR),
+        call(4, COMMERCIAL_START + 50 * HOUR),
+    ]  # a copy, whose time will come
+    given = {"prices": usd, "output": str(tmp_path), "source": "the log"}
+    early = bill_usage(usage_frame(spark, calls), **given, last=2, as_of="2026-04-08T02:00+08:00")
+    assert early.totals.rows == {"read": 5, "billed": 2, "rejected": 0, "open": 3}
+    assert (early.totals.amount, early.covered) == (2 * ONE, [(1775577600, 1775584800)])
+    assert (early.hours.with_usage, early.hours.last) == (2, "2026-04-08T01")
+    assert (early.hours.not_begun, early.hours.calls_not_begun) == (["2026-04-09T16", "2026-04-10T02"], 3)
+    then = bill_usage(usage_frame(spark, calls), **given, as_of="2026-04-09T16:00+08:00")
+    assert then.totals.rows == {"read": 5, "billed": 3, "rejected": 0, "open": 2}
+    assert {reason: sums.amount for reason, sums in then.ledger.reasons.items()} == {"original": ONE}
+
+
 def test_every_option_of_a_run_can_be_given():
     parameters = set(inspect.signature(bill_usage).parameters)
     of_run = {name for name in Job.__dataclass_fields__ if name not in ("arguments", "absent_fields")}
@@ -112,7 +130,7 @@ def test_every_option_of_a_run_can_be_given():
         ({"period": ("2026-04-08T03", "2026-04-08T01")}, "is empty", "period"),
         ({"last": 0}, "a number of hours, 1 or more", "last"),
         ({"last": 3, "period": ("2026-04-08T01", "2026-04-08T03")}, "takes the place of a period", "last"),
-        ({"as_of": "2026-04-08T01:00+08:00"}, "give one of them", "as_of"),
+        ({"as_of": "2026-04-08T01:00"}, "not an instant", "as_of"),
         ({"as_of": "today", "last": 1}, "not an instant", "as_of"),
         ({"pricing": "UDF"}, "it is native, or udf", "pricing"),
         ({"dedup_lookback": -24}, "a whole number of hours", "dedup_lookback"),

@@ -163,7 +163,6 @@ def test_open_and_old_hours(spark, write, bill, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--as-of", "2026-04-09T00:00Z"], "give one of them"),
         (["--as-of", "2026-04-09", "--closed-after", "1"], "not an instant"),
         (["--closed-after", "24", "--adjust-within", "1"], "no hour would ever be billed"),
     ],

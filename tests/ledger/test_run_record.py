@@ -30,6 +30,8 @@ RECORD = {
         "first": "2026-04-08T00",
         "last": "2026-04-08T00",
         "billed_before_but_not_in_usage": [],
+        "not_begun": ["2030-01-01T00", "2030-01-01T00"],
+        "calls_not_begun": 1,
     },
     "totals": {
         "rows": {"read": 3, "billed": 2, "rejected": 1},

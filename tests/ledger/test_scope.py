@@ -16,12 +16,12 @@ def hours(*numbers):
 @pytest.mark.parametrize(
     ("closed_after", "adjust_within", "closed", "covered"),
     [
-        (None, None, (1, 50, 51, 98, 99, 100, 101), (1, 50, 51, 98, 99, 100, 101)),
+        (None, None, (1, 50, 51, 98, 99, 100), (1, 50, 51, 98, 99, 100)),  # hour 101 has not begun
         (0, None, (1, 50, 51, 98, 99), (1, 50, 51, 98, 99)),  # hour 99 ended as hour 100 began
         (1, None, (1, 50, 51, 98), (1, 50, 51, 98)),
         (48, None, (1, 50, 51), (1, 50, 51)),  # hour 51 ended 48 hours before
         (49, None, (1, 50), (1, 50)),
-        (None, 2, (1, 50, 51, 98, 99, 100, 101), (51, 98, 99, 100, 101)),  # hour 51 ended two days before, hour 50 more
+        (None, 2, (1, 50, 51, 98, 99, 100), (51, 98, 99, 100)),  # hour 51 ended two days before, hour 50 more
         (0, 2, (1, 50, 51, 98, 99), (51, 98, 99)),
     ],
 )
@@ -29,7 +29,16 @@ def test_open_and_old_hours(closed_after, adjust_within, closed, covered):
     with_usage = hours(1, 50, 51, 98, 99, 100, 101)
     scope = Scope.of(with_usage, None, as_of=AS_OF, closed_after=closed_after, adjust_within=adjust_within)
     assert (scope.closed, scope.covered) == (hours(*closed), hours(*covered))
-    assert scope.is_limited == (closed_after is not None or adjust_within is not None)
+    assert scope.is_limited
+
+
+@pytest.mark.parametrize(("second", "covered"), [(-1, (98, 99)), (0, (98, 99, 100)), (HOUR - 1, (98, 99, 100))])
+def test_an_hour_begins_with_its_first_second(second, covered):
+    limits = {"closed_after": None, "adjust_within": None}
+    scope = Scope.of(hours(98, 99, 100), None, as_of=AS_OF + second, **limits)
+    assert (scope.covered, scope.is_limited) == (hours(*covered), second < 0)
+    # also of a period that reaches beyond
+    assert Scope.of(hours(98), Period(98 * HOUR, 104 * HOUR), as_of=AS_OF + second, **limits).covered == hours(*covered)
 
 
 def test_a_period_covers_all_its_hours_and_no_other():

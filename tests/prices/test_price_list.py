@@ -17,6 +17,7 @@ HEADER = (
 ROW = "m,r,0,128K,0.1,0.2,USD,,,,"
 PAID = oracle.COMMERCIAL_START
 TRIAL = PAID - timedelta(microseconds=1)
+BEFORE_ALL = oracle.TRIAL_START - timedelta(microseconds=1)
 
 
 def load(tmp_path, *rows, header=HEADER, name="prices.csv", **options):
@@ -44,6 +45,8 @@ def test_every_published_cell_at_every_bound(currency, k):
                     free = prices.find(model, region, count, TRIAL)
                     assert (free.input_price_per_1k, free.tier) == (0, price.tier)
                     assert free.output_price_per_1k == (None if output_price is None else 0)
+                    assert prices.find(model, region, count, oracle.TRIAL_START) == free
+                    assert prices.find(model, region, count, BEFORE_ALL) is None
                 if low:
                     assert prices.find(model, region, low, PAID).tier != price.tier
                 low, cells = high, cells + 1

@@ -11,6 +11,7 @@ from spark_billing.bills import metering
 from spark_billing.bills.sums import group_calls
 from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.core.session import settings
+from spark_billing.usage.calls import as_id
 from spark_billing.usage.repeats import buckets_of, find_settings, find_suspects
 from tests.conftest import CALL, usage_frame
 from tests.oracle import COMMERCIAL_START
@@ -27,6 +28,7 @@ REPEATED = [
     *calls(3, workspace_id="w-2"),  # the ids of other requests, in another workspace
     *calls(2, request_id=None),
     *calls(2, request_id=""),
+    *calls(2, request_id="None"),  # no id
     *calls(1, request_id=None, model="qwen-max"),
     *calls(2, workspace_id=None),
     *calls(2, request_id="r-8", input_tokens=0),  # not billable: no rival of the call that is
@@ -73,7 +75,7 @@ def test_a_run_rejects_what_check_usage_rejects(spark, usd, repeated, tmp_path, 
     names = ["request_id", "workspace_id", "input_tokens", "model", "reject_reason"]
     assert rejected == sorted(str(tuple(row)) for row in checked.select(*names).collect())
     assert totals["rejected"] == {
-        "missing_request_id": 5,
+        "missing_request_id": 7,
         "missing_workspace_id": 2,
         "input_tokens_out_of_range": 2,
         "duplicate_request": 3,
@@ -90,7 +92,9 @@ def test_hashes_that_collide_lose_no_call(spark, repeated, tmp_path, capsys, mon
     honest = rejected_by(spark, repeated, tmp_path / "honest")
 
     def everything_is_suspect(usage, buckets):
-        return usage.select(F.xxhash64("workspace_id", "request_id").alias("suspect_hash")).distinct()
+        ids = [as_id(F.col(name)) for name in ("workspace_id", "request_id")]
+        has_ids = ids[0].isNotNull() & ids[1].isNotNull()
+        return usage.select(F.when(has_ids, F.xxhash64(*ids)).alias("suspect_hash")).distinct()
 
     monkeypatch.setattr(metering, "find_suspects", everything_is_suspect)
     assert rejected_by(spark, repeated, tmp_path / "colliding") == honest
