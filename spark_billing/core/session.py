@@ -38,6 +38,7 @@ exec "{java}" "$@"
 SESSION_SETTINGS = {
     "spark.sql.timestampType": "TIMESTAMP_LTZ",
     "spark.sql.parquet.inferTimestampNTZ.enabled": "true",  # else a time without a zone passes for an instant
+    "spark.sql.legacy.parquet.nanosAsLong": "true",  # else no file with nanoseconds is read (`usage.file_times`)
     "spark.sql.files.ignoreCorruptFiles": "false",  # a file that cannot be read is not a file without calls
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows

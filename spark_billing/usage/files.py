@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import reduce
-from operator import or_
-from typing import Any, Optional
+from typing import Optional
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -14,10 +11,8 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import quoted
-from spark_billing.core.errors import UsageError
-from spark_billing.core.spark_errors import is_storage_failure, spark_reason
-from spark_billing.core.storage import _READERS
-from spark_billing.usage.given_schema import given_schema, typed_cell
+from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.usage.file_times import nanoseconds_as_times
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 CORRUPT = "_corrupt_record"  # as Spark names it for JSON: the text of a row that was not read, or only in part
@@ -60,17 +55,9 @@ def read_usage(
             usage = rows.option("columnNameOfCorruptRecord", CORRUPT).json(location)
         else:
             usage = spark.read.format(file_format).load(location)
+        if file_format == "parquet":
+            usage = nanoseconds_as_times(spark, location, usage)
         fields = usage.schema.fields
-        if "timestamp" in usage.schema.simpleString() and file_format in ("orc", "table"):
-            # the catalog does not say of a view that there is ORC under it: the files of a table tell
-            files = [file for file in usage.inputFiles() if file_format == "orc" or not file.endswith(".parquet")]
-            zones = orc_zone_conflict(spark, files, only_orc=file_format == "orc")
-            if zones is not None:
-                raise UsageError(
-                    f"the ORC files of {location!r} were written in {zones[0]}, and this Spark runs in {zones[1]}: ORC "
-                    "keeps times without a zone, so all would be shifted. Start Spark with -Duser.timezone="
-                    f"{zones[0]} in spark.driver.extraJavaOptions and spark.executor.extraJavaOptions, or give Parquet."
-                )
     except (PySparkException, Py4JJavaError) as error:
         if is_storage_failure(error):
             raise
@@ -162,38 +149,3 @@ def _refuse_an_open_quote(spark: SparkSession, location: str) -> None:
             f"the CSV file {odd['file']!r} has an odd number of quotes, so a quoted value has no end, and what follows "
             'would be part of it; write a quote as "" inside a quoted value (RFC 4180), or give Parquet'
         )
-
-
-def orc_zone_conflict(spark: SparkSession, files: list[str], *, only_orc: bool = True) -> Optional[tuple[str, str]]:
-    """The zone that an ORC file was written in and this JVM's, if they differ; None if all files agree with the JVM.
-
-    ORC keeps wall-clock time and Spark reads it in the zone of the JVM, so a file of another zone gives other instants.
-    Without `only_orc` there may be files of other formats, which are told by their first bytes and left out.
-    """
-    session: Any = spark
-    orc = session._jvm.org.apache.orc.OrcFile
-    zones = session._jvm.java.util.TimeZone
-    configuration = session._jsc.hadoopConfiguration()
-    options = orc.readerOptions(configuration)
-    paths = [session._jvm.org.apache.hadoop.fs.Path(session._jvm.java.net.URI(file)) for file in files]
-
-    def is_orc(path: Any) -> bool:
-        stream = path.getFileSystem(configuration).open(path)
-        try:
-            return all(stream.read() == byte for byte in b"ORC")
-        finally:
-            stream.close()
-
-    if not only_orc:
-        with ThreadPoolExecutor(PARALLEL_READS) as readers:
-            paths = [path for path, found in zip(paths, readers.map(is_orc, paths)) if found]
-    for path in paths:
-        reader = orc.createReader(path, options)
-        if not reader.getStripes():
-            continue
-        rows = reader.rows()
-        zone = rows.readStripeFooter(reader.getStripes()[0]).getWriterTimezone()
-        rows.close()
-        if not zone or not zones.getTimeZone(zone).hasSameRules(zones.getDefault()):
-            return zone or "an unknown zone", str(zones.getDefault().getID())
-    return None

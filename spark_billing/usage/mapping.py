@@ -18,12 +18,12 @@ from spark_billing.core.hours import INSTANT_TEXT, ZONELESS_TEXT
 from spark_billing.core.schemas import USAGE
 from spark_billing.core.session import SESSION_SETTINGS, settings
 from spark_billing.usage.calls import AMBIGUOUS, require_columns, usage_field
+from spark_billing.usage.file_times import NAME_THE_ZONE, check_files, looked_at_once
 from spark_billing.usage.local_times import is_ambiguous
 
 MAPPABLE = (*USAGE.fieldNames(), "tags")
 ROW = "row_as_it_came"  # the mapped table's column with the source's row
 _COLUMN = re.compile(r"(`(?:[^`]|``)+`|\w+)(\s*\.\s*(`(?:[^`]|``)+`|\w+))*")
-NAME_THE_ZONE = "name the zone of the log's times (such as Asia/Shanghai or UTC)"
 _ZONE = re.compile(r"UTC|Z|[+-][0-9]{2}:[0-9]{2}|[A-Za-z_]+(/[A-Za-z0-9_+-]+)+")
 
 
@@ -41,7 +41,7 @@ def usage_session(spark: SparkSession, call_time_zone: Optional[str]) -> Iterato
         )
     try:
         wanted = {**SESSION_SETTINGS, "spark.sql.session.timeZone": call_time_zone or "UTC"}
-        with settings(spark, wanted):
+        with settings(spark, wanted), looked_at_once():
             yield
     except PySparkException as error:
         if call_time_zone and call_time_zone in str(error) and "zone" in str(error).lower():
@@ -66,7 +66,8 @@ def map_columns(
 
     `call_time_zone` says that the session's zone is that of the log: it is what gives instants to times without an
     offset, and a local time that the zone has twice or not at all is null, and true in `calls.AMBIGUOUS`. Without it
-    only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise.
+    only a plain column of instants, or of text with an offset, is taken. `UsageError` otherwise, and if the files under
+    the source say of their times what the source does not (`file_times.check_files`).
     """
     for name, expression in columns.items():
         _check_expression(source, name, expression)
@@ -89,6 +90,7 @@ def map_columns(
             + NAME_THE_ZONE,
             parameter="call_time_zone",
         )
+    check_files(usage, plain=plain, zone_is_known=call_time_zone is not None)
     if call_time_zone is None:
         if isinstance(dtype, TimestampNTZType):
             raise UsageError(
