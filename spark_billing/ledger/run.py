@@ -41,6 +41,7 @@ from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import names_taken
 from spark_billing.usage.mapping import refuse_zoneless_times
 
+_MANY_CONFLICTS = 10  # from so many on, a summary names the ids that have the most
 _NO_TIME = {"missing_call_time", "ambiguous_call_time"}  # the reasons of rows that are in no hour
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
 
@@ -78,6 +79,7 @@ class Outcome:
     dearest_workspaces: Sequence[Row]
     dearest_hours: Sequence[Row]
     lowered: Sequence[Row]  # bills that became lower: by rival copies, by leave, or in a dry run
+    most_conflicts: Sequence[Row] = ()  # where many calls are conflicts: the ids with the most of them
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,11 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     totals = _totals(run, proved)
     step(run.spark, "write the rejected rows and the details")
     record = _record(run, ledger, settled, totals)
+    most_conflicts: Sequence[Row] = []
     if staging is not None:
         write_calls(staging, run.metered, run.scope, totals, settled.number, detail=job.detail)
+        if totals.rejected.get("conflicting_request", 0) >= _MANY_CONFLICTS:
+            most_conflicts = staging.most_conflicts(job.arguments.get("columns", {}))
         if not settled.lines.hours:
             clear(run.storage, record.lines_path)
         if not record.left_out:
@@ -196,7 +201,7 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
         touched = touched_partitions(run.storage, settled.dates, run.scope.covered, without_time=without_time)
         emptied = sorted(set(touched) - set(replaced))
         record = replace(record, staging=staging.folder, replace=replaced, remove=emptied)
-    outcome = Outcome(record, proved.dearest_workspaces, proved.dearest_hours, lowered)
+    outcome = Outcome(record, proved.dearest_workspaces, proved.dearest_hours, lowered, most_conflicts)
     if not isinstance(folder, RunFolder):
         return outcome
     folder.commits()

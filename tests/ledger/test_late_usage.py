@@ -454,3 +454,19 @@ def test_the_last_hours(write, bill, tmp_path):
     for wrong in (("--last", "0"), ("--last", "2", "--from", "2026-04-08T00", "--to", "2026-04-08T02")):
         code, _, err = bill(write(calls), *wrong)
         assert (code, "last takes the place of a period" in err, "--last" in err) == (2, True, True)
+
+
+@pytest.mark.campaign
+def test_many_conflicts_are_told_by_their_ids(write, bill):
+    """An id that a program writes for all of its calls; the ids are columns of other names."""
+    calls = [call(1, input_tokens=n, request_id="same", workspace_id="w-1") for n in range(1, 9)]
+    calls += [call(1, input_tokens=n, request_id="two", workspace_id="w-2") for n in range(1, 5)]
+    usage = write(calls)
+    assert "ids with the most" not in bill(write(calls[-4:], "few"), output="few")[1]
+    named = ("--column", "request_id=concat('id ', request_id)", "--column", "workspace_id=upper(workspace_id)")
+    code, out, _ = bill(usage, *named)
+    assert code == 0
+    assert [line.split() for line in out.splitlines() if " id " in line and "W-" in line] == [
+        ["W-1", "id", "same", "7"],
+        ["W-2", "id", "two", "3"],
+    ]
