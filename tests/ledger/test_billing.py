@@ -100,22 +100,38 @@ def test_the_options_of_the_job_by_the_same_names(spark, usd, tmp_path):
     assert not (tmp_path / "last").exists()
 
 
-def test_an_hour_that_has_not_begun_is_open(spark, usd, tmp_path):
-    """Told by a run of any period, and billed once it has begun."""
-    calls = [call(1), call(2, COMMERCIAL_START + HOUR), call(3, COMMERCIAL_START + 40 * HOUR)]
-    calls += [
-        call(4, COMMERCIAL_START + 50 * HOUR),
-        call(4, COMMERCIAL_START + 50 * HOUR),
-    ]  # a copy, whose time will come
-    given = {"prices": usd, "output": str(tmp_path), "source": "the log"}
-    early = bill_usage(usage_frame(spark, calls), **given, last=2, as_of="2026-04-08T02:00+08:00")
-    assert early.totals.rows == {"read": 5, "billed": 2, "rejected": 0, "open": 3}
-    assert (early.totals.amount, early.covered) == (2 * ONE, [(1775577600, 1775584800)])
-    assert (early.hours.with_usage, early.hours.last) == (2, "2026-04-08T01")
-    assert (early.hours.not_begun, early.hours.calls_not_begun) == (["2026-04-09T16", "2026-04-10T02"], 3)
-    then = bill_usage(usage_frame(spark, calls), **given, as_of="2026-04-09T16:00+08:00")
-    assert then.totals.rows == {"read": 5, "billed": 3, "rejected": 0, "open": 2}
-    assert {reason: sums.amount for reason, sums in then.ledger.reasons.items()} == {"original": ONE}
+AHEAD = [
+    call(1),
+    call(2, COMMERCIAL_START + HOUR),
+    call(3, COMMERCIAL_START + 40 * HOUR),
+    *[call(4, COMMERCIAL_START + 50 * HOUR)] * 2,  # one a copy, whose time will come
+]
+
+
+def test_an_hour_that_has_not_begun_is_open_and_told_by_a_run_of_any_period(spark, usd, tmp_path):
+    done = bill_usage(
+        usage_frame(spark, AHEAD), prices=usd, output=str(tmp_path), source="the log", last=2,
+        as_of="2026-04-08T02:00+08:00", dry_run=True,
+    )  # fmt: skip
+    assert done.totals.rows == {"read": 5, "billed": 2, "rejected": 0, "open": 3}
+    assert (done.totals.amount, done.covered) == (2 * ONE, [(1775577600, 1775584800)])
+    assert (done.hours.with_usage, done.hours.last) == (2, "2026-04-08T01")
+    assert (done.hours.not_begun, done.hours.calls_not_begun) == (["2026-04-09T16", "2026-04-10T02"], 3)
+
+
+@pytest.mark.campaign
+def test_an_hour_is_billed_once_it_has_begun(bill, write, tmp_path):
+    usage = write(AHEAD)
+    assert "3 calls are dated in hours that have not begun" in bill(usage, "--as-of", "2026-04-08T02:00+08:00")[1]
+    nothing_yet = ("--from", "2026-04-10T00", "--to", "2026-04-10T08", "--as-of", "2026-04-09T16:00+08:00")
+    assert bill(usage, *nothing_yet)[0] == 0
+    assert record(tmp_path / "out", 2)["totals"]["rows"] == {"read": 2, "billed": 0, "rejected": 0, "open": 2}
+    assert bill(usage, "--as-of", "2026-04-09T16:00+08:00")[0] == 0
+    then = record(tmp_path / "out", 3)
+    assert then["totals"]["rows"] == {"read": 5, "billed": 3, "rejected": 0, "open": 2}
+    assert {reason: sums["amount"] for reason, sums in then["ledger"]["reasons"].items()} == {
+        "original": "0.000053080000"
+    }
 
 
 def test_every_option_of_a_run_can_be_given():

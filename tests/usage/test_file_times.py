@@ -61,8 +61,11 @@ def table(spark, path, columns="", name="calls", using="parquet"):
         spark.sql(f"DROP TABLE {name}")
 
 
-@pytest.mark.parametrize("first", ["instant", "wall-clock"])
-@pytest.mark.parametrize("zone", [None, "Asia/Shanghai"])
+ZONES = [None, pytest.param("Asia/Shanghai", marks=pytest.mark.campaign)]
+
+
+@pytest.mark.parametrize("first", [pytest.param("instant", marks=pytest.mark.campaign), "wall-clock"])
+@pytest.mark.parametrize("zone", ZONES)
 def test_a_folder_of_both_kinds(spark, tmp_path, first, zone):
     kinds = {"instant": INSTANT, "wall-clock": ZONELESS}
     for name, (kind, dtype) in zip("ab", sorted(kinds.items(), key=lambda item: item[0] != first)):
@@ -71,7 +74,7 @@ def test_a_folder_of_both_kinds(spark, tmp_path, first, zone):
     refused(spark, *words, location=tmp_path / "usage", zone=zone)
 
 
-@pytest.mark.parametrize("zone", [None, "Asia/Shanghai"])
+@pytest.mark.parametrize("zone", ZONES)
 def test_a_table_that_calls_times_without_a_zone_instants(spark, tmp_path, zone):
     file(tmp_path / "usage" / "a.parquet", ZONELESS)
     with table(spark, tmp_path / "usage"):
@@ -91,6 +94,7 @@ def test_a_later_partition_counts_if_it_is_read(spark, tmp_path):
     assert instants(spark, tmp_path / "usage", where="day = 1") == [us(AT)]
 
 
+@pytest.mark.campaign
 def test_a_column_that_the_time_does_not_come_from_does_not_count(spark, tmp_path):
     for name, dtype in (("a", INSTANT), ("b", ZONELESS)):
         file(tmp_path / "usage" / f"{name}.parquet", INSTANT, seen=pa.array([AT], dtype))
@@ -109,6 +113,7 @@ def test_a_nested_field(spark, tmp_path):
     refused(spark, "span.Times.done", location=tmp_path / "usage", columns=columns, zone="UTC")
 
 
+@pytest.mark.campaign
 def test_a_view_that_makes_instants(spark, tmp_path):
     file(tmp_path / "one" / "a.parquet", INSTANT)
     file(tmp_path / "other" / "b.parquet", ZONELESS)
@@ -129,7 +134,12 @@ def test_a_timestamp_over_text(spark, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "zone", "hours"), [(NANOS, None, 0), (NANOS, "Asia/Shanghai", 0), (ZONELESS_NANOS, "Asia/Shanghai", 8)]
+    ("dtype", "zone", "hours"),
+    [
+        pytest.param(NANOS, None, 0, marks=pytest.mark.campaign),
+        pytest.param(NANOS, "Asia/Shanghai", 0, marks=pytest.mark.campaign),
+        (ZONELESS_NANOS, "Asia/Shanghai", 8),
+    ],
 )
 def test_nanoseconds_are_read(spark, tmp_path, dtype, zone, hours):
     """Also beside microseconds, before 1970, in a struct, and with the partitions of the folder."""
@@ -147,6 +157,7 @@ def test_nanoseconds_are_read(spark, tmp_path, dtype, zone, hours):
     assert [tuple(row) for row in rows] == [("2", us(AT, hours))]
 
 
+@pytest.mark.campaign
 def test_nanoseconds_without_a_zone_need_one(spark, tmp_path):
     file(tmp_path / "u" / "a.parquet", ZONELESS_NANOS)
     refused(spark, "without a zone", location=tmp_path / "u")
@@ -156,12 +167,14 @@ def test_nanoseconds_without_a_zone_need_one(spark, tmp_path):
         refused(spark, "a.parquet", location="calls", file_format="table", zone="UTC")
 
 
+@pytest.mark.campaign
 def test_a_table_over_nanoseconds(spark, tmp_path):
     file(tmp_path / "u" / "a.parquet", NANOS)
     with table(spark, tmp_path / "u"):
         refused(spark, "a.parquet", "by their path", location="calls", file_format="table")
 
 
+@pytest.mark.campaign
 def test_files_that_say_nothing(spark, tmp_path):
     file(tmp_path / "u" / "a.parquet", INSTANT)
     (tmp_path / "u" / "b.parquet").touch()

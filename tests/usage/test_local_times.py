@@ -45,7 +45,10 @@ TIMES = {
 }
 
 
-@pytest.mark.parametrize("zone", TIMES)
+@pytest.mark.parametrize(
+    "zone",
+    ["America/New_York", *(pytest.param(z, marks=pytest.mark.campaign) for z in TIMES if z != "America/New_York")],
+)
 def test_two_instants_or_none(spark, zone):
     times = [*TIMES[zone], None]
     with setting(spark, "spark.sql.session.timeZone", zone):
@@ -63,7 +66,7 @@ def test_two_instants_or_none(spark, zone):
     assert [None if row["ambiguous"] else row["us"] for row in rows] == [*instants, None]
 
 
-@pytest.mark.parametrize("dtype", ["string", "timestamp_ntz"])
+@pytest.mark.parametrize("dtype", ["string", pytest.param("timestamp_ntz", marks=pytest.mark.campaign)])
 def test_a_row_at_a_clock_change_is_rejected(spark, usd, dtype):
     times = {"2026-11-01 01:59:59": "ambiguous_call_time", "2026-03-08 02:30:00": "ambiguous_call_time"}
     times |= {"2026-11-01 03:00:05": None, "2026-02-30 12:00:00": "missing_call_time"}
