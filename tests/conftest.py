@@ -31,7 +31,10 @@ ANSI = os.environ.get("SPARK_BILLING_ANSI")
 COMPILED = os.environ.get("SPARK_BILLING_COMPILED") == "1"
 LONGEST = {
     f"test_{name}.py"
-    for name in ("billing", "causes", "crashes", "docstrings", "hourly_bill", "late_usage", "spark_submit", "streaming")
+    for name in (
+        *("billing", "causes", "crashes", "docstrings", "hourly_bill", "late_usage", "production", "spark_submit"),
+        "streaming",
+    )
 }
 SPARK = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
 
