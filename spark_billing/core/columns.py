@@ -80,9 +80,10 @@ def tag_columns(lines: DataFrame) -> list[str]:
     return [name for name in lines.columns if name.startswith(tag_column(""))]
 
 
-def tag_keys(lines: DataFrame) -> list[str]:
-    """The tags that they hold, as the usage calls them."""
-    return [name[len(tag_column("")) :] for name in tag_columns(lines)]
+def of_hours(spark: SparkSession, hours: Iterable[int]) -> DataFrame:
+    """Hours, in epoch seconds, as the `period_start` that bills of them have: small, to join with."""
+    rows = literal_rows(spark, "hour bigint", ({"hour": hour} for hour in hours))
+    return F.broadcast(rows.select(F.timestamp_seconds("hour").alias("period_start")))
 
 
 def literal_rows(spark: SparkSession, schema: str, rows: Iterable[dict[str, Any]]) -> DataFrame:

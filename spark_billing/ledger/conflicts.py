@@ -15,7 +15,7 @@ from typing import Any, Optional
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.core.columns import billing_date, literal_rows
+from spark_billing.core.columns import billing_date, literal_rows, of_hours
 from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS, date_label, parse_hour, ranges
 from spark_billing.core.schemas import LEFT_OUT
 from spark_billing.core.session import step
@@ -98,19 +98,22 @@ def settle_conflicts(
         return None
     known = ledger.conflicts(spark, _dates_around(closed, lookback))
     earlier = EarlierConflicts.of(ledger.records)
-    near = [row for row in earlier.rows if closed[0] <= row["period_start"] <= closed[-1]]
+    here = set(closed)
+    near = [row for row in earlier.rows if row["period_start"] in here]
     if now is None and known is None and not near:
         return None
     step(spark, "compare the conflicts with those of the ledger")
     before = literal_rows(spark, _EARLIER, near).withColumns(
         {name: F.timestamp_seconds(name) for name in ("period_start", "rival_at")}
     )
-    changes = folder.keep(f"conflicts-{run_id}", _changes(now, known, before, closed))
+    # exactly these hours: one in between that the usage has no row of stays as it is, like its bill
+    changes = _changes(now, known, before).join(of_hours(spark, closed), "period_start", "left_semi")
+    changes = folder.keep(f"conflicts-{run_id}", changes)
     added: Mapping[str, LineSums] = {}
     if covered:
         added = _add(folder, changes, number=number, run_id=run_id, covered=covered)
     billed = [(covered[0], covered[-1] + SECONDS_PER_HOUR), *billed_with] if covered else list(billed_with)
-    unknown = ranges(sorted(earlier.unknown & set(closed)))
+    unknown = ranges(sorted(earlier.unknown & here))
     told = changes.filter(~_within("period_start", unknown))
     pairs = _pairs(told, known, billed)
     unbilled = pairs.filter(F.col("unbilled") & (F.col("requests") > 0))
@@ -122,9 +125,7 @@ def settle_conflicts(
     )
 
 
-def _changes(
-    now: Optional[DataFrame], known: Optional[DataFrame], earlier: DataFrame, closed: Sequence[int]
-) -> DataFrame:
+def _changes(now: Optional[DataFrame], known: Optional[DataFrame], earlier: DataFrame) -> DataFrame:
     """By `_KEY`: what has changed in each measure since the last run, what to add to the ledger's rows for that
     (`add_...`: they know nothing of what earlier versions told), and how many requests are left out now."""
     parts = []
@@ -134,7 +135,6 @@ def _changes(
             kind = F.lit(is_row).alias("is_row"), F.lit(is_now).alias("is_now")
             parts.append(rows.select(*_KEY, *(column.alias(name) for name, column in signed.items()), *kind))
     both = reduce(DataFrame.unionByName, parts)
-    here = both.filter(F.unix_seconds("period_start").between(closed[0], closed[-1]))
 
     def total(name: str, of: Column) -> Column:
         dtype = LEFT_OUT[name].dataType
@@ -142,7 +142,7 @@ def _changes(
 
     sums = [total(name, F.lit(True)).alias(name) for name in _ALL]
     sums += [total(name, F.col("is_row")).alias(f"add_{name}") for name in _ALL]
-    return here.groupBy(*_KEY).agg(*sums, total("requests", F.col("is_now")).alias("left_out_now"))
+    return both.groupBy(*_KEY).agg(*sums, total("requests", F.col("is_now")).alias("left_out_now"))
 
 
 def _add(

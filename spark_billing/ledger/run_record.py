@@ -36,7 +36,7 @@ class LineSums:
         return LineSums(*counts, add(self.amount, other.amount))
 
     def __str__(self) -> str:
-        return ", ".join(f"{getattr(self, each.name):f} {each.name}" for each in fields(self))
+        return ", ".join(f"{Decimal(getattr(self, each.name)):f} {each.name}" for each in fields(self))
 
     @property
     def is_nothing(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional
@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 
 from spark_billing.bills.lines import hourly_bills, lines_of_sums
 from spark_billing.bills.metering import Metered
-from spark_billing.core.columns import literal_rows, tag_columns
+from spark_billing.core.columns import of_hours, tag_columns
 from spark_billing.core.hours import date_label
 from spark_billing.core.session import step
 from spark_billing.ledger.conflicts import SettledConflicts, settle_conflicts
@@ -60,7 +60,7 @@ def settle(
     number, closed = len(ledger.records) + 1, scope.closed
     step(spark, "read and verify the ledger")
     held = ledger.lines(spark, {date_label(hour) for hour in closed})
-    held_here = None if held is None else held.join(_frame_of_hours(spark, closed), "period_start", "left_semi")
+    held_here = None if held is None else held.join(of_hours(spark, closed), "period_start", "left_semi")
     conflicts = settle_conflicts(
         spark,
         ledger,
@@ -115,8 +115,3 @@ def rebuild_tables(spark: SparkSession, settled: Settled, staging: Staging) -> M
 
 def _start() -> Column:
     return F.unix_seconds("period_start")
-
-
-def _frame_of_hours(spark: SparkSession, hours: Iterable[int]) -> DataFrame:
-    rows = literal_rows(spark, "hour bigint", ({"hour": hour} for hour in hours))
-    return F.broadcast(rows.select(F.timestamp_seconds("hour").alias("period_start")))

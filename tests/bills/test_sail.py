@@ -18,7 +18,9 @@ def test_the_public_functions_on_sail_and_on_spark(spark, tmp_path):
     calls = list(hostile_calls(3_000, seed=11))
     billed = [c for c in calls if c["workspace_id"] and oracle.reason(c) is None]
     copies = [dict(c) for c in billed[:40]]  # the same again
-    rivals = [{**c, "call_time": c["call_time"] + 2 * HOUR, "output_tokens": 7} for c in billed[30:60]]  # come later
+    less = {n: oracle.whole(c["input_tokens"]) - 1 for n, c in enumerate(billed[30:60])}  # than the call that is billed
+    rivals = [{**billed[30 + n], "call_time": billed[30 + n]["call_time"] + 2 * HOUR, "input_tokens": i}
+              for n, i in less.items() if i > 0]  # fmt: skip
     nameless = [{**c, "request_id": None} for c in billed[:20]]
     path, found = str(tmp_path / "calls"), tmp_path / "found.json"
     with setting(spark, "spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS"):  # else Sail sees no instants

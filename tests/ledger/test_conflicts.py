@@ -71,8 +71,10 @@ def test_what_is_left_out_since_the_last_run_explains_a_fall_and_nothing_else(sp
         ("fewer", 3, 4, "m", 3, "0.6", 0),
         ("dearer", 3, 4, "m", 5, "1", 0),  # the same calls at half the price
         ("two models", 3, 4, "n", 2, "1", 0),
+        ("gone", 5, 4, "m", 9, "1.8", 0),  # the usage has no row of hour 5, whose bill is left alone
     )
-    found = settled(spark, now, Known(before))
+    hours = [START + hour * 3600 for hour in (2, 3, 4, 6)]
+    found = settled(spark, now, Known(before), closed=hours, covered=hours)
     hours = found.explained.withColumn("hour", (F.unix_seconds("period_start") - START) / 3600).collect()
     explained = {row["workspace_id"]: tuple(row)[2:6] for row in hours if row["hour"] == 3}
     assert {tuple(row)[2:6] for row in hours if row["hour"] == 4} == {(7, 1820, 350, Decimal("1.4"))}

@@ -211,9 +211,6 @@ def test_a_fuller_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
     assert (record(path, 1)["left_out"], record(path, 2)["left_out"]) == ({}, {"2026-04-08": of_run})
     kept = rows(spark, path, "ledger/conflicts")
     assert [(r["requests"], r["input_tokens"], r["beaten"], r["run"]) for r in kept] == [(0, 0, 1, 2), (1, 260, 0, 2)]
-    # the same again: nothing to add, and no folder for it
-    assert bill(write([call(1, five), call(2, five), fuller, call(3, two)]))[0] == 0
-    assert (record(path, 3)["left_out"], len(os.listdir(path / "ledger" / "conflicts"))) == ({}, 1)
     # they are verified as lines are
     ledger = Ledger.open(Folder(spark, str(path)))
     assert ledger.conflicts(spark, ["2026-04-09"]) is None
@@ -244,6 +241,8 @@ def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_pa
     # a late call beside the rivals is just late
     assert bill(write([*rivals, call(2), call(3), call(5), *before], "late"))[0] == 0
     assert added(path, 3) == {"late_usage": (2, ONE)}
+    # so nothing more is left out, and there is no folder for it
+    assert (record(path, 3)["left_out"], len(os.listdir(path / "ledger" / "conflicts"))) == ({}, 1)
     # and a conflict that is new excuses just the copy it takes away
     assert bill(write([*rivals, call(2), call(3), call(5), *before[:2], *fuller], "less"))[0] == RETRACTION
     assert bill(write([*rivals, call(2), call(3), call(5), *before, *fuller], "fuller"))[0] == 0
