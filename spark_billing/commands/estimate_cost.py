@@ -63,11 +63,11 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     prices, at, one_in = price_list_of(arguments), _at(arguments.at), _one_in(arguments.sample)
     if (arguments.workspace is None) != (arguments.learn_from is None):
         raise UsageError("--learn-from and --workspace belong together: the usage table, and whose calls in it count")
-    for name in ("usage_format", "usage_schema", "where", "model_alias"):
+    if arguments.usage_format and not arguments.learn_from:
+        raise UsageError("--usage-format says what --learn-from is; for the prompts give --prompts-format")
+    for name in ("usage_schema", "where", "model_alias"):
         if getattr(arguments, name) and not arguments.learn_from:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is about the usage of --learn-from; of the prompts all rows count"
-            )
+            raise UsageError(f"--{name.replace('_', '-')} is about the usage of --learn-from; leave it out")
     spark = job_session("spark-billing estimate")
     with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": "UTC"}):
         prompts = read_usage(spark, arguments.prompts, arguments.prompts_format, what="prompts")

@@ -63,6 +63,7 @@ _TELL_OF_TASKS = (
     "sql.execution.datasources.v2",
     "sql.execution.exchange.BroadcastExchangeExec",
     "sql.execution.streaming.MicroBatchExecution",
+    "sql.util.ExecutionListenerBus",
 )
 _levels_before: dict[str, Any] = {}  # of the loggers that are silent now
 

@@ -66,7 +66,7 @@ def read_usage(
             "table, and its format.",
             parameter=f"{what}_format",
         ) from None
-    if [field.name for field in fields] == [CORRUPT]:
+    if file_format == "json" and [field.name for field in fields] == [CORRUPT]:
         raise UsageError(
             f"the {what} {location!r} has no line that is JSON; give its format", parameter=f"{what}_format"
         )

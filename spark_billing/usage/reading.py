@@ -120,8 +120,8 @@ def _only(source: DataFrame, where: str, of_files: list[str]) -> DataFrame:
     moving = _MOVING.search(without_text(re.sub(r"`(?:[^`]|``)*`", "a", where)))
     if moving:
         raise _where_refusal(where, f"{moving[0]!r} makes it a question of more than the row")
-    condition = F.expr(where)
     try:
+        condition = F.expr(where)
         _ = source.where(condition).schema  # no explode, no aggregate, no window
         _ = source.agg(F.count(F.when(condition, 1))).schema  # nothing that comes by chance
     except PySparkException as error:
