@@ -201,7 +201,12 @@ def test_the_public_names():
                                "call_time_zone: 'Optional[str]' = None, where: 'Optional[str]' = None, "
                                "model_alias: 'GivenAliases' = (), usage_schema: 'Optional[str]' = None, "
                                "max_rejected: 'MaxRejected' = None, duplicates: 'bool' = True, "
-                               "dedup_lookback: 'int' = 24, **options: 'Any') "
+                               "dedup_lookback: 'int' = 24, keep_copy: 'KeepCopy' = 'fullest', "
+                               "source: 'Optional[str]' = None, "
+                               "pricing: 'Pricing' = 'native', group_by_tags: 'Sequence[str]' = (), "
+                               "detail: 'bool' = False, as_of: 'Optional[str]' = None, "
+                               "closed_after: 'Optional[int]' = None, adjust_within: 'Optional[int]' = None, "
+                               "allow_retractions: 'bool' = False) "
                                "-> 'Callable[[DataFrame, int], None]'"),
         ("sql_function_ddl", "(prices: 'PriceList', *, namespace: 'Optional[str]' = None, prefix: 'str' = '') "
                              "-> 'list[str]'"),

@@ -25,7 +25,7 @@ from spark_billing import (
 )
 from spark_billing.core.hours import epoch_us
 from spark_billing.prices.price_arrays import UNPRICED, PriceTable
-from spark_billing.usage.calls import no_id
+from spark_billing.usage.calls import PRICED_BY, no_id, typed_calls
 from spark_billing.usage.reasons import REASONS, REJECT_REASONS
 from tests import oracle
 from tests.conftest import CALL, usage_frame

@@ -23,7 +23,7 @@ from spark_billing.bills.sums import (
 )
 from spark_billing.core.columns import billing_date, billing_hour, quoted, sums_of_lines, tag_columns
 from spark_billing.core.hours import SECONDS_PER_HOUR
-from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS
+from spark_billing.core.schemas import AMOUNT, BILL_LINES, BILLS, LINE_MEASURES
 from spark_billing.core.spark_errors import BROKEN_PROMISE
 from spark_billing.prices.price_list import PriceList
 from spark_billing.prices.price_rows import price_rows

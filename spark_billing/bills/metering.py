@@ -14,8 +14,8 @@ from spark_billing.bills.sums import Pricing, sum_calls
 from spark_billing.core.hours import Period
 from spark_billing.core.session import settings, step
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.calls import BILLED_BY, in_period, not_begun, typed_calls
-from spark_billing.usage.copies import conflicting_calls, rate_usage
+from spark_billing.usage.calls import BILLED_BY, in_period, not_begun, typed_calls, usage_field
+from spark_billing.usage.copies import RIVAL, CopyRule, conflicting_calls, rate_usage
 from spark_billing.usage.repeats import (
     SUSPECT,
     buckets_of,
@@ -56,14 +56,14 @@ def meter(
     *,
     period: Optional[Period],
     open_from: int,
-    lookback_hours: int,
-    duplicates: bool,
+    rule: Optional[CopyRule],
     group_by_tags: Sequence[str],
     pricing: Pricing,
 ) -> Metered:
-    """Sum the calls of a period (None: all). Repeats are looked for among the calls of so many hours around it, too,
-    so that which copy is billed does not depend on the period. Calls dated from the hour `open_from` on, in epoch
-    seconds, are summed with any period: a clock that is wrong is told by each run.
+    """Sum the calls of a period (None: all). Copies are looked for within the lookback around it, too: all that decides
+    the fate of a call of the period lies there, so it does not depend on the period. Without a rule copies are billed.
+    Calls dated from the hour `open_from` on, in epoch seconds, are summed with any period: each run tells of a clock
+    that is wrong.
 
     It is the plan of `lines.bill_lines`, cut where a run looks at what it has found so far.
     """
@@ -72,11 +72,9 @@ def meter(
     of_run, around = usage, usage
     spark = usage.sparkSession
     if period is not None:
-        seconds = lookback_hours * SECONDS_PER_HOUR
-        of_run, around = (
-            of_period(usage, period, open_from),
-            of_period(usage, Period(period.start - seconds, period.end + seconds), open_from),
-        )
+        of_run = of_period(usage, period, open_from)
+        if rule is not None:
+            around = of_period(usage, Period(period.start - rule.seconds, period.end + rule.seconds), open_from)
 
     def summed(*moved: DataFrame) -> DataFrame:
         step(spark, "sum the calls by price")
@@ -100,18 +98,21 @@ def meter(
     nameless = [without_id(of_run, prices)] if found["rows"] > found["hashes"] else []
     if not found["hashes"]:
         return Metered(rows, summed(*nameless), None, of_run, prices, apart)
-    checked = rate_suspects(around, suspects, prices)
-    conflicts = keep("conflicts", conflicting_calls(checked))
+    checked = rate_suspects(around, suspects, prices, rule)
+    repeats = keep("repeats", repeats_of(checked).drop("source"))
+    conflicts = conflicting_calls(repeats, prices)
     if period is not None:  # its copies before and after have only had their say in which one is billed
         at = F.unix_seconds("call_time")
-        checked = checked.filter(at.isNull() | ((at >= period.start) & (at < period.end)) | (at >= open_from))
-    sums = summed(*nameless, repeats_of(checked))
-    return Metered(rows, sums, conflicts, of_run, prices, apart.unionByName(checked))
+        inside = at.isNull() | ((at >= period.start) & (at < period.end)) | (at >= open_from)
+        checked, repeats = checked.filter(inside), repeats.filter(inside)
+    sums = summed(*nameless, repeats)
+    return Metered(rows, sums, conflicts, of_run, prices, apart.unionByName(checked.drop(RIVAL)), rule.seconds)
 
 
 def of_period(usage: DataFrame, period: Period, open_from: Optional[int] = None) -> DataFrame:
     """The calls of a period, and those without a readable time; and those dated from the hour `open_from` on."""
-    call_time, dtype = F.col("call_time"), usage.schema["call_time"].dataType
+    field = usage_field(usage, "call_time")
+    call_time, dtype = F.col("call_time"), NullType() if field is None else field.dataType
     here = in_period(call_time, dtype, period.start * 1_000_000, period.end * 1_000_000)
     if open_from is not None:
         here |= not_begun(call_time, dtype, open_from * 1_000_000)

@@ -19,6 +19,7 @@ from spark_billing.core.published import PRICE_LIST
 from spark_billing.core.session import job_session
 from spark_billing.ledger.catalog import CatalogTables
 from spark_billing.prices.price_list import PriceList
+from spark_billing.usage.copies import KEEP_COPY
 from spark_billing.usage.files import FORMATS
 from spark_billing.usage.mapping import MAPPABLE, usage_session
 from spark_billing.usage.reading import Mapped, Reading

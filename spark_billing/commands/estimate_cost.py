@@ -16,11 +16,11 @@ from spark_billing.commands.files import write_lines
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import parse_instant
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
-from spark_billing.core.spark_errors import users_error
 from spark_billing.estimates.answers import learn_output
 from spark_billing.estimates.estimate import OutputTokens, estimate_calls
 from spark_billing.estimates.expected import Expected
 from spark_billing.estimates.printed import printed_estimate
+from spark_billing.estimates.token_ratios import BY_LENGTH
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import aliases_of, take_models
 from spark_billing.usage.files import FORMATS, read_usage
@@ -72,23 +72,17 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": "UTC"}):
         prompts = read_usage(spark, arguments.prompts, arguments.prompts_format, what="prompts")
         output_tokens = _output_tokens(spark, arguments, prices)
-        try:
-            found = estimate_calls(
-                prompts,
-                text=arguments.text,
-                model=arguments.model,
-                region=arguments.region,
-                output_tokens=output_tokens,
-                prices=prices,
-                at=at,
-                tokens=arguments.tokens,
-                one_in=one_in,
-            )
-        except (PySparkException, Py4JJavaError) as error:
-            reason = users_error(error)
-            if reason is None:
-                raise
-            raise UsageError(f"the prompts cannot be read or mapped: {reason}") from None
+        found = estimate_calls(
+            prompts,
+            text=arguments.text,
+            model=arguments.model,
+            region=arguments.region,
+            output_tokens=output_tokens,
+            prices=prices,
+            at=at,
+            tokens=arguments.tokens,
+            one_in=one_in,
+        )
         if arguments.summary:
             write_lines(spark, "--summary", arguments.summary, [Expected.of(found).to_json()])
         say("\n".join(printed_estimate(found)))

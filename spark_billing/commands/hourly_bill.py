@@ -162,6 +162,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --from and --to: the last hours that are over",
     )
     add(
+        "--max-rejected",
+        metavar="N|N%",
+        help="end with exit code 6 if more rows are rejected, identical repeats aside (default: if all are)",
+    )
+    add(
         "--as-of",
         metavar="INSTANT",
         help="the run's clock (default: now), such as 2026-04-09T00:00Z: these three count from it, and hours that "

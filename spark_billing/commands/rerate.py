@@ -40,10 +40,15 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     columns_of(arguments)  # refused before Spark starts
     spark = job_session("spark-billing rerate")
     with mapped_usage(spark, arguments, prices) as mapped:
-        usage = mapped.usage.drop(ROW, NAME)
-        if period is not None:
-            usage = of_period(usage, period)
-        changes = rerate_usage(usage, prices=prices, other=other, duplicates=duplicates)
+        changes = rerate_usage(
+            mapped.usage.drop(ROW, NAME),
+            prices=prices,
+            other=other,
+            period=period,
+            duplicates=not arguments.no_dedup,
+            dedup_lookback=arguments.dedup_lookback,
+            keep_copy=arguments.keep_copy,
+        )
         say("\n".join(printed_rerating(changes, prices, other)))
         for line in printed_absent(mapped.absent)[:1]:
             say(f"\n{line}")

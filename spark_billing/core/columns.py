@@ -80,6 +80,11 @@ def tag_columns(lines: DataFrame) -> list[str]:
     return [name for name in lines.columns if name.startswith(tag_column(""))]
 
 
+def tag_keys(lines: DataFrame) -> list[str]:
+    """The tags that they hold, as the usage calls them."""
+    return [name[len(tag_column("")) :] for name in tag_columns(lines)]
+
+
 def of_hours(spark: SparkSession, hours: Iterable[int]) -> DataFrame:
     """Hours, in epoch seconds, as the `period_start` that bills of them have: small, to join with."""
     rows = literal_rows(spark, "hour bigint", ({"hour": hour} for hour in hours))

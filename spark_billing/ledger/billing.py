@@ -17,8 +17,9 @@ from spark_billing.ledger.run import Job, Outcome, bill_run
 from spark_billing.ledger.run_record import RunRecord
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import GivenAliases
+from spark_billing.usage.copies import KeepCopy
 from spark_billing.usage.mapping import usage_session
-from spark_billing.usage.reading import Reading
+from spark_billing.usage.reading import Mapped, Reading
 
 
 def bill_usage(
@@ -56,7 +57,10 @@ def bill_usage(
     hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage), or `last` the number of
     hours that are over. Hours that have not begun `as_of` an instant (None: now) are left for a later run. The other
     options are those of the job. `columns` gives usage columns as Spark SQL expressions
-    over those of the DataFrame; times without an offset are in `call_time_zone`. With `dry_run` nothing is written.
+    over those of the DataFrame, `model_alias` names that mean a model of the list, by patterns; times without an offset
+    are in `call_time_zone`. With `dry_run` nothing is written. If more rows are rejected than `max_rejected` says, the
+    run is committed all the same: the record's `rejected_too_many` says so, and a warning of the logger
+    `spark_billing`.
 
     Needs a classic Spark session, not Spark Connect. `UsageError` or `OutputError` if arguments, usage or output do not
     fit, `RetractionError` if bills would become lower, `TotalsError` if the run does not prove itself, `LostRaceError`
@@ -87,18 +91,10 @@ def bill_usage(
         "allow_retractions": allow_retractions,
         "dry_run": dry_run,
     }
-    asked = {
-        "usage": None,  # it was given as it is
-        "usage_format": None,
-        **reading.asked(),
-        "max_rejected": limit,
-        **options,
-    }
-    with usage_session(usage.sparkSession, call_time_zone):
-        mapped = reading.map(usage, prices)
-        job = Job(mapped.usage, prices, output, source, asked, hours, duplicates=duplicates,
-                  publishing_patience=publishing_patience, absent_fields=mapped.absent, **options)  # fmt: skip
-        record = bill_run(job).record
+    asked = {"usage": None, "usage_format": None, **reading.asked(), "max_rejected": limit, **options}
+    of_job = {**options, "output": output, "source": source, "period": hours}
+    of_job["publishing_patience"] = publishing_patience
+    record = _bill(usage.sparkSession, prices, reading, lambda: reading.map(usage, prices), asked, **of_job).record
     warn_of_rejected(record, output)
     return record
 
@@ -136,18 +132,26 @@ def bill_table(
         )
     limit = max_rejected_of(max_rejected)
     reading = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias, usage_format, usage_schema)
-    asked = {
-        "usage": usage,
-        "usage_format": usage_format,
-        **reading.asked(),
-        "max_rejected": limit,
-        **options,
-    }
-    with usage_session(spark, call_time_zone):
-        mapped = reading.read(spark, usage, prices)
-        job = Job(mapped.usage, prices, output, source or usage.rstrip("/"), asked, period, duplicates=duplicates,
-                  publishing_patience=publishing_patience, absent_fields=mapped.absent, **options)  # fmt: skip
-        return bill_run(job)
+    asked = {"usage": usage, "usage_format": usage_format, **reading.asked(), "max_rejected": limit, **options}
+    of_job = {**options, "output": output, "source": source or usage.rstrip("/"), "period": period}
+    of_job.update(publishing_patience=publishing_patience, billed_with=billed_with)
+    return _bill(spark, prices, reading, lambda: reading.read(spark, usage, prices), asked, **of_job)
+
+
+def _bill(
+    spark: SparkSession,
+    prices: PriceList,
+    reading: Reading,
+    read: Callable[[], Mapped],
+    asked: Mapping[str, Any],
+    **of_job: Any,
+) -> Outcome:
+    """The one way into a ledger. `read` gives the usage in the session that it needs, and `asked` goes into the
+    record; the rest is of `run.Job`."""
+    with usage_session(spark, reading.call_time_zone):
+        mapped = read()
+        of_usage: dict[str, Any] = {"duplicates": reading.duplicates, "absent_fields": mapped.absent}
+        return bill_run(Job(mapped.usage, prices, arguments=asked, **of_usage, **of_job))
 
 
 def warn_of_rejected(record: RunRecord, output: str) -> None:

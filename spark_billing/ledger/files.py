@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns, total
-from spark_billing.core.hours import SECONDS_PER_HOUR, UTC8_SECONDS, date_label
+from spark_billing.core.hours import date_label, hour_number
 from spark_billing.core.schemas import LEDGER_LINES, LEFT_OUT
 from spark_billing.core.storage import Folder, Storage
 from spark_billing.ledger.run_record import CONFLICTS, LINES, RunRecord, conflicts_path, lines_path
@@ -126,7 +126,7 @@ class Staging:
 
     def write_conflicts(self, rows: DataFrame, path: str) -> None:
         """What is left out as conflicts, in a folder, by date and in order."""
-        self._write(rows, path, ("billing_date",), ("period_start", "workspace_id"))
+        self.write(rows, path, ("billing_date",), ("period_start", "workspace_id"))
 
     def table(self, table: str, rows: DataFrame) -> DataFrame:
         """A table of bill lines or bills, written and read back."""

@@ -19,7 +19,7 @@ from spark_billing.bills.control_totals import TOKEN_COLUMNS, ControlTotals, sum
 from spark_billing.bills.metering import Metered, meter
 from spark_billing.bills.sums import Pricing, require_pricing
 from spark_billing.core.columns import tag_column
-from spark_billing.core.errors import LostRaceError
+from spark_billing.core.errors import LostRaceError, UsageError
 from spark_billing.core.hours import Period, hour_label, instant_label, next_hour, ranges
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
@@ -39,6 +39,7 @@ from spark_billing.ledger.scope import Scope
 from spark_billing.ledger.settling import Settled, rebuild_tables, settle
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import names_taken
+from spark_billing.usage.copies import CopyRule, KeepCopy
 from spark_billing.usage.mapping import refuse_zoneless_times
 
 _MANY_CONFLICTS = 10  # from so many on, a summary names the ids that have the most
@@ -68,7 +69,15 @@ class Job:
     allow_retractions: bool = False
     dry_run: bool = False
     publishing_patience: float = 10  # seconds without progress, after which a run that is publishing counts as dead
+    billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
     absent_fields: Sequence[str] = ()  # of the usage (`reading.Mapped`), for the record
+
+    def __post_init__(self) -> None:
+        require_pricing(self.pricing)
+        for name, unit in (("dedup_lookback", "hours"), ("closed_after", "hours"), ("adjust_within", "days")):
+            count = getattr(self, name)
+            if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 0):
+                raise UsageError(f"{name} is {count!r}; needed is a whole number of {unit}, 0 or more", parameter=name)
 
 
 @dataclass(frozen=True)
@@ -143,9 +152,8 @@ def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, na
         job.prices,
         folder.keep,
         period=job.period,
+        rule=CopyRule(job.dedup_lookback, job.keep_copy) if job.duplicates else None,
         open_from=open_from,
-        lookback_hours=job.dedup_lookback,
-        duplicates=job.duplicates,
         group_by_tags=job.group_by_tags,
         pricing=job.pricing,
     )
@@ -228,9 +236,6 @@ def _record(
     job, prices, covered = run.job, run.job.prices, run.scope.covered
     begun = [hour for hour in run.scope.with_usage if hour <= run.as_of]
     ahead = [hour for hour in run.scope.with_usage if hour > run.as_of]
-    conflicts: Optional[Sequence[Sequence[Any]]] = []
-    if run.metered.conflicts is not None and covered:
-        conflicts = kept_conflicts(run.metered.conflicts, covered)
     absent = [] if job.period is not None else sorted(set(ledger.hours()) - set(run.scope.with_usage))
     return RunRecord(
         run=settled.number,

@@ -149,6 +149,9 @@ class RunRecord:
     staging: str  # where its partitions were written aside
     replace: Sequence[str] = ()  # the partitions that it publishes
     remove: Sequence[str] = ()  # and those that have become empty
+    # Of an older version, in place of `left_out`: [workspace, hour, region, model, whether left out, hour of the copy
+    # that is billed, requests, input tokens, output tokens, amount]; None: too many to keep, or not told
+    conflicts: Optional[Sequence[Sequence[Any]]] = None
     model_aliases: Sequence[Mapping[str, Any]] = ()  # what was taken for what (`aliases.names_taken`)
     absent_fields: Sequence[str] = ()  # that its expressions ask for and no row of its JSON has
 
@@ -219,6 +222,7 @@ class RunRecord:
             not_adjusted=AddedLines.from_json(found.get("not_adjusted", {"reasons": {}, "hours": {}})),
             replace=found.get("replace", ()),
             remove=found.get("remove", ()),
+            conflicts=found.get("conflicts"),
             model_aliases=found.get("model_aliases", ()),
             absent_fields=found.get("absent_fields", ()),
         )  # fmt: skip

@@ -7,7 +7,7 @@ micro-batches and a micro-batch that is delivered twice add what they change, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Optional
 
@@ -19,11 +19,12 @@ from spark_billing.core.columns import hour_of
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import Period, ranges
 from spark_billing.core.session import settings
-from spark_billing.ledger.billing import bill_table, instant_of
+from spark_billing.ledger.billing import bill_table, instant_of, warn_of_rejected
+from spark_billing.ledger.max_rejected import MaxRejected, max_rejected_of
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import GivenAliases
 from spark_billing.usage.calls import in_period, typed_calls
-from spark_billing.usage.copies import IDS
+from spark_billing.usage.copies import IDS, CopyRule, KeepCopy
 from spark_billing.usage.mapping import refuse_zoneless_times, usage_session
 from spark_billing.usage.reading import Reading
 
@@ -47,7 +48,14 @@ def bill_touched_hours(
     duplicates: bool = True,
     dedup_lookback: int = 24,
     keep_copy: KeepCopy = "fullest",
-    **options: Any,
+    source: Optional[str] = None,
+    pricing: Pricing = "native",
+    group_by_tags: Sequence[str] = (),
+    detail: bool = False,
+    as_of: Optional[str] = None,
+    closed_after: Optional[int] = None,
+    adjust_within: Optional[int] = None,
+    allow_retractions: bool = False,
 ) -> Callable[[DataFrame, int], None]:
     """A function for `foreachBatch`: bills the UTC+8 hours that a micro-batch touches, from the usage table.
 
@@ -55,9 +63,11 @@ def bill_touched_hours(
     (a stream of the table's own files is). Touched are the hours of its calls, and with `duplicates` those within
     `dedup_lookback` hours in which the table has another copy of one of them, better or worse: only these can change.
     A call without a readable time touches no hour; it is rejected in the next period that is billed. The arguments are
-    those of the job `hourly_bill.py`, as are `options`: `group_by_tags`, `source`, `pricing`, `detail`, `as_of`,
-    `adjust_within` and `allow_retractions`. Nothing is lost if the stream dies: a micro-batch that comes again adds
-    what is missing. A call dated in an hour that has not begun is counted in the record of its run, and not billed.
+    those of `bill_usage`, but for `closed_after`, which is refused: no later micro-batch names the hours again that
+    are open when their calls arrive. A call dated in an hour that has not begun is counted in the record of its run,
+    and not billed. `where` holds for both the stream and the table; `usage_schema` says how the table's files are read.
+    Nothing is lost if the stream dies: a micro-batch that comes again adds what is missing. If a run rejects more rows
+    than `max_rejected` says, the logger `spark_billing` warns, and the stream goes on.
 
     Billing needs a classic Spark session, not Spark Connect. `UsageError` if the columns do not fit; whatever the job
     refuses, such as lowering a bill, ends the stream.
@@ -81,9 +91,7 @@ def bill_touched_hours(
             "closed_after would leave out the hours that are open when their calls arrive, and no later micro-batch "
             "names them again; leave it out, or bill closed hours with the job"
         )
-    options["as_of"] = instant_of(
-        options.get("as_of"), last=None, closed_after=None, adjust_within=options.get("adjust_within")
-    )
+    rule = CopyRule(dedup_lookback, keep_copy)
     table: dict[str, Any] = {
         "usage": usage,
         "usage_format": usage_format,
@@ -96,6 +104,13 @@ def bill_touched_hours(
         "duplicates": duplicates,
         "dedup_lookback": dedup_lookback,
         "keep_copy": keep_copy,
+        "source": source,
+        "pricing": pricing,
+        "group_by_tags": list(group_by_tags),
+        "detail": detail,
+        "as_of": instant_of(as_of, last=None, closed_after=None, adjust_within=adjust_within),
+        "adjust_within": adjust_within,
+        "allow_retractions": allow_retractions,
     }
     of_batch = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias)
     of_table = replace(of_batch, usage_format=usage_format, usage_schema=usage_schema)
@@ -107,11 +122,10 @@ def bill_touched_hours(
                 calls, whole = of_batch.map(batch, prices).usage, of_table.read(spark, usage, prices).usage
                 hours = _hours_of_calls(calls)
                 if duplicates and hours:
-                    hours |= _hours_of_copies(calls, _around(hours, whole, dedup_lookback))
-            for period in _periods(hours):
-                done = bill_table(
-                    spark, prices, output=output, period=period, dedup_lookback=dedup_lookback, **table, **options
-                )
+                    hours |= _hours_of_copies(calls, _around(hours, whole, rule.seconds))
+            periods = _periods(hours)
+            for period in periods:  # the better copy may lie in a later one: these runs are one, cut where hours lack
+                done = bill_table(spark, prices, output=output, period=period, billed_with=periods, **table)
                 warn_of_rejected(done.record, output)
 
     return bill_batch

@@ -91,8 +91,8 @@ def _rows_of_json(spark: SparkSession, path: str, files: Sequence[tuple[str, str
     if twice:
         one, other = sorted(in_files[twice[0]])[:2]
         raise _twice(path, one, other, len(twice), twice[0])
-    schema = ", ".join("`" + name.replace("`", "``") + "` string" for name in names)
-    return spark.createDataFrame([tuple(_cell_text(row.get(name)) for name in names) for row in rows], schema)
+    schema = ", ".join(f"{quoted(name)} string" for name in names)
+    return spark.createDataFrame([tuple(_text_of_value(row.get(name)) for name in names) for row in rows], schema)
 
 
 def _documents(path: str, text: str) -> Iterator[Any]:
@@ -203,7 +203,7 @@ def _row_text(row: Any) -> str:
     return json.dumps(row, sort_keys=True, default=str, ensure_ascii=False)
 
 
-def _cell_text(value: Any) -> Optional[str]:
+def _text_of_value(value: Any) -> Optional[str]:
     if value is None or isinstance(value, str):
         return value
     return f"{value:f}" if isinstance(value, Decimal) else json.dumps(value, default=str)

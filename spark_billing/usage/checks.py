@@ -23,7 +23,7 @@ def check_usage(
 ) -> DataFrame:
     """Adds `reject_reason` to each usage row: null if the call is to be billed, else why not.
 
-    The reasons are `schemas.REJECT_REASONS`; the first that applies is given. Tokens are counts of the single request,
+    The reasons are `reasons.REJECT_REASONS`; the first that applies is given. Tokens are counts of the single request,
     `call_time` is an instant (a timestamp, or ISO 8601 text with an offset). A copy of a call is rejected if a better
     one lies within `dedup_lookback` hours of it: one with more input tokens, then more output tokens, then earlier;
     `keep_copy` may also be `earliest` or `latest`. With `duplicates=False` repeats are left alone and

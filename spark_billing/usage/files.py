@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Optional
 
 from py4j.protocol import Py4JJavaError
@@ -11,8 +13,10 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import quoted
-from spark_billing.core.errors import UsageError, spark_reason
+from spark_billing.core.errors import UsageError
+from spark_billing.core.spark_errors import is_storage_failure, spark_reason
 from spark_billing.usage.file_times import nanoseconds_as_times
+from spark_billing.usage.given_schema import given_schema, typed_cell
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 CORRUPT = "_corrupt_record"  # as Spark names it for JSON: the text of a row that was not read, or only in part

@@ -17,6 +17,7 @@ from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import INSTANT_TEXT, ZONELESS_TEXT
 from spark_billing.core.schemas import USAGE
 from spark_billing.core.session import SESSION_SETTINGS, settings
+from spark_billing.core.spark_errors import spark_reason
 from spark_billing.usage.calls import AMBIGUOUS, require_columns, usage_field
 from spark_billing.usage.file_times import NAME_THE_ZONE, check_files, looked_at_once
 from spark_billing.usage.local_times import is_ambiguous

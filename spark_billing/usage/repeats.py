@@ -12,7 +12,7 @@ from pyspark.sql import functions as F
 from spark_billing.core.columns import quoted
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import BILLED_BY, as_id, no_id, require_columns, typed_calls, usage_field
-from spark_billing.usage.copies import IDS, rate_usage
+from spark_billing.usage.copies import IDS, CopyRule, rate_usage
 from spark_billing.usage.rating import rate_calls
 from spark_billing.usage.reasons import REASON_CODE
 
