@@ -205,6 +205,7 @@ def test_reasons_of_prompts(spark, usd):
     """A prompt has no ids, no time of its own and a whole number of tokens; one without any has a reason of its own."""
     of_others = (*ABOUT_IDS, "missing_call_time", "invalid_input_tokens")
     rows = [row for row in REASON_ROWS if row["expected_reason"] not in of_others]
+    rows = [row for row in rows if row["call_time"] is None or not row["call_time"].startswith(("1970", "2024"))]
     rows = [row for row in rows if row["request_id"] not in ("r61", "r63")]  # 0 tokens, 2^63 - 1 tokens: no such text
     counts = [(oracle.whole(row["input_tokens"]) or 1, *(row[n] for n in ("model", "region", "output_tokens")))
               for row in rows]  # fmt: skip

@@ -6,16 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
 from pyspark.sql.types import NullType
 
 from spark_billing.bills.sums import Pricing, sum_calls
-from spark_billing.core.hours import Period
+from spark_billing.core.hours import FIRST_CALL, FIRST_INSTANT_US, Period
 from spark_billing.core.session import settings, step
 from spark_billing.prices.price_list import PriceList
-from spark_billing.usage.calls import BILLED_BY, in_period, not_begun, typed_calls, usage_field
-from spark_billing.usage.copies import RIVAL, CopyRule, conflicting_calls, rate_usage
+from spark_billing.usage.calls import BILLED_BY, in_period, out_of_time, typed_calls, usage_field
+from spark_billing.usage.copies import IDS, RIVAL, CopyRule, conflicting_calls, rate_usage
+from spark_billing.usage.reasons import REASON_CODE
 from spark_billing.usage.repeats import (
     SUSPECT,
     buckets_of,
@@ -27,6 +28,7 @@ from spark_billing.usage.repeats import (
     without_id,
 )
 
+_SHOWN_IDS = 3
 Keep = Callable[[str, DataFrame], DataFrame]  # computes a table once, for all who read it afterwards
 
 
@@ -40,7 +42,16 @@ class Metered:
     usage: DataFrame  # that was summed
     prices: PriceList
     told_apart: Optional[DataFrame] = None  # the calls rated, where some are copies or have no id
+    repeats: Optional[DataFrame] = None  # those of them that are left out for a copy
     lookback: int = 0  # seconds around the period in which copies were looked for
+
+    def most_conflicts(self) -> list[Row]:
+        """The first few ids with the most calls that are left out for other content, with these `copies`."""
+        if self.repeats is None:
+            return []
+        conflicts = self.repeats.filter(F.col("reject") == REASON_CODE["conflicting_request"])
+        found = conflicts.groupBy(*IDS).agg(F.count(F.lit(1)).alias("copies"))
+        return found.orderBy(F.col("copies").desc(), *IDS).limit(_SHOWN_IDS).collect()
 
     def rated(self) -> DataFrame:
         """Every call with its price or its reason, for whoever needs the calls once more."""
@@ -62,8 +73,8 @@ def meter(
 ) -> Metered:
     """Sum the calls of a period (None: all). Copies are looked for within the lookback around it, too: all that decides
     the fate of a call of the period lies there, so it does not depend on the period. Without a rule copies are billed.
-    Calls dated from the hour `open_from` on, in epoch seconds, are summed with any period: each run tells of a clock
-    that is wrong.
+    Calls dated from the hour `open_from` on, in epoch seconds, and those before all prices and calls
+    (`first_call_of`) are summed with any period: each run tells of a clock that is wrong.
 
     It is the plan of `lines.bill_lines`, cut where a run looks at what it has found so far.
     """
@@ -72,9 +83,10 @@ def meter(
     of_run, around = usage, usage
     spark = usage.sparkSession
     if period is not None:
-        of_run = of_period(usage, period, open_from)
+        calls = Period(first_call_of(prices), open_from)
+        of_run = of_period(usage, period, calls)
         if rule is not None:
-            around = of_period(usage, Period(period.start - rule.seconds, period.end + rule.seconds), open_from)
+            around = of_period(usage, Period(period.start - rule.seconds, period.end + rule.seconds), calls)
 
     def summed(*moved: DataFrame) -> DataFrame:
         step(spark, "sum the calls by price")
@@ -103,17 +115,24 @@ def meter(
     conflicts = conflicting_calls(repeats, prices)
     if period is not None:  # its copies before and after have only had their say in which one is billed
         at = F.unix_seconds("call_time")
-        inside = at.isNull() | ((at >= period.start) & (at < period.end)) | (at >= open_from)
+        inside = at.isNull() | ((at >= period.start) & (at < period.end)) | (at < calls.start) | (at >= calls.end)
         checked, repeats = checked.filter(inside), repeats.filter(inside)
     sums = summed(*nameless, repeats)
-    return Metered(rows, sums, conflicts, of_run, prices, apart.unionByName(checked.drop(RIVAL)), rule.seconds)
+    told_apart = apart.unionByName(checked.drop(RIVAL))
+    return Metered(rows, sums, conflicts, of_run, prices, told_apart, repeats, rule.seconds)
 
 
-def of_period(usage: DataFrame, period: Period, open_from: Optional[int] = None) -> DataFrame:
-    """The calls of a period, and those without a readable time; and those dated from the hour `open_from` on."""
+def first_call_of(prices: PriceList) -> int:
+    """The instant, in epoch seconds, before which no call can be: the list has no price yet, and there was no model."""
+    return min(FIRST_CALL, min(price.from_us for price in prices.prices) // 1_000_000)
+
+
+def of_period(usage: DataFrame, period: Period, calls: Optional[Period] = None) -> DataFrame:
+    """The calls of a period, and those without a readable time; and those dated outside of `calls`, where none can
+    be."""
     field = usage_field(usage, "call_time")
     call_time, dtype = F.col("call_time"), NullType() if field is None else field.dataType
     here = in_period(call_time, dtype, period.start * 1_000_000, period.end * 1_000_000)
-    if open_from is not None:
-        here |= not_begun(call_time, dtype, open_from * 1_000_000)
+    if calls is not None:
+        here |= out_of_time(call_time, dtype, max(calls.start * 1_000_000, FIRST_INSTANT_US), calls.end * 1_000_000)
     return usage.filter(here)

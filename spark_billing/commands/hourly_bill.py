@@ -169,8 +169,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--as-of",
         metavar="INSTANT",
-        help="the run's clock (default: now), such as 2026-04-09T00:00Z: these three count from it, and hours that "
-        "begin later are not billed yet",
+        help="the run's clock (default: now), such as 2026-04-09T00:00Z: --last, --closed-after and --adjust-within "
+        "count from it, and hours that begin later are not billed yet",
     )
     add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
     add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")
@@ -192,8 +192,9 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
         names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
         names += ["allow_retractions", "dry_run", "output_catalog", "where", "usage_schema", "model_alias"]
-        names += ["max_rejected"]
-        unused = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name)]
+        names += ["max_rejected", "keep_copy", "dedup_lookback", "pricing"]
+        given = (name for name in names if getattr(arguments, name) != parser.get_default(name))
+        unused = [f"--{name.replace('_', '-')}" for name in given]
         if unused:
             parser.error(f"--demo makes its own usage; leave out {', '.join(unused)}")
     else:

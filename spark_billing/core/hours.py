@@ -26,6 +26,9 @@ def epoch_us(instant: datetime) -> int:
 FIRST_INSTANT_US = epoch_us(datetime(1, 1, 2, tzinfo=timezone.utc))
 LAST_INSTANT_US = epoch_us(datetime(9999, 12, 31, tzinfo=timezone.utc)) - 1
 
+# A call that is dated earlier has its time from a clock that was never set, or in another unit
+FIRST_CALL = int(datetime(2000, 1, 1, tzinfo=timezone.utc).timestamp())
+
 # Instants as text are ISO 8601 with an offset. In usage they have seconds, as Spark reads an offset only after these:
 # first its pattern for Spark, then the twin for the UDFs (`text_us`). The last is what people write.
 INSTANT_TEXT = (

@@ -42,6 +42,10 @@ SESSION_SETTINGS = {
     "spark.sql.files.ignoreCorruptFiles": "false",  # a file that cannot be read is not a file without calls
     "spark.sql.files.ignoreMissingFiles": "false",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # instants that every reader knows
+    # the files under a table are seen (`usage.file_times`), whoever reads it
+    "spark.sql.hive.convertMetastoreParquet": "true",
+    "spark.sql.hive.convertMetastoreOrc": "true",
+    "spark.sql.sources.useV1SourceList": "avro,csv,json,kafka,orc,parquet,text",
     "spark.sql.sources.partitionColumnTypeInference.enabled": "false",  # a workspace 007 is not 7
     "spark.sql.json.enablePartialResults": "true",  # a value that cannot be read takes no other one with it
     "spark.sql.csv.parser.columnPruning.enabled": "false",  # else a CSV row with too many values goes unnoticed

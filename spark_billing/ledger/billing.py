@@ -56,11 +56,12 @@ def bill_usage(
     of earlier runs; `source` names the usage over time, as an output holds the bills of one. `period` is two UTC+8
     hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage), or `last` the number of
     hours that are over. Hours that have not begun `as_of` an instant (None: now) are left for a later run. The other
-    options are those of the job. `columns` gives usage columns as Spark SQL expressions
-    over those of the DataFrame, `model_alias` names that mean a model of the list, by patterns; times without an offset
-    are in `call_time_zone`. With `dry_run` nothing is written. If more rows are rejected than `max_rejected` says, the
-    run is committed all the same: the record's `rejected_too_many` says so, and a warning of the logger
-    `spark_billing`.
+    options are those of the job. `columns` gives usage columns as Spark SQL expressions over those of the DataFrame,
+    `where` is a condition over them for the rows that are read, `model_alias` names that mean a model of the list, by
+    patterns; times without an offset are in `call_time_zone`. Of copies of a call within `dedup_lookback` hours the
+    `keep_copy` is billed. `usage_schema` is refused, as the DataFrame has its own. With `dry_run` nothing is written.
+    If more rows are rejected than `max_rejected` says, the run is committed all the same: the record's
+    `rejected_too_many` says so, and a warning of the logger `spark_billing`.
 
     Needs a classic Spark session, not Spark Connect. `UsageError` or `OutputError` if arguments, usage or output do not
     fit, `RetractionError` if bills would become lower, `TotalsError` if the run does not prove itself, `LostRaceError`

@@ -77,6 +77,7 @@ class SettledConflicts:
     explained: DataFrame  # by workspace and hour: by how much the bill may fall, in each measure of a bill
     unbilled: DataFrame  # the hours (`hour`, in epoch seconds) with copies that win, but that nobody has billed
     added: Mapping[str, LineSums] = field(default_factory=dict)  # the rows of the run by UTC+8 date
+    untold: int = 0  # hours of which an earlier version told nothing, so that nothing explains why they fall
 
 
 def settle_conflicts(
@@ -122,6 +123,7 @@ def settle_conflicts(
         explained=_explained(pairs),
         unbilled=unbilled.select(F.unix_seconds("rival_at").alias("hour")).distinct(),
         added=added,
+        untold=len(earlier.unknown & here),
     )
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Optional, Union
 
-from pyspark.sql import Column, DataFrame, Observation, Row, SparkSession
+from pyspark.sql import Column, DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
@@ -16,7 +16,6 @@ from spark_billing.core.schemas import LEDGER_LINES, LEFT_OUT
 from spark_billing.core.storage import Folder, Storage
 from spark_billing.ledger.run_record import CONFLICTS, LINES, RunRecord, conflicts_path, lines_path
 from spark_billing.usage.calls import countable
-from spark_billing.usage.copies import IDS
 from spark_billing.usage.mapping import ROW, as_it_came
 from spark_billing.usage.reasons import REJECT_REASONS
 
@@ -29,7 +28,6 @@ PARTITIONED_BY = {
 }
 
 _NO_TIME = "__HIVE_DEFAULT_PARTITION__"  # the partition of rows without a readable call_time
-_SHOWN_IDS = 3
 _LINE_ORDER = ("period_start", "workspace_id", "region", "model", "tier", "token_type", "price_per_1k")
 
 
@@ -161,14 +159,6 @@ class Staging:
         rows = {row["reject_reason"]: row["count"] for row in written}
         return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
 
-    def most_conflicts(self, columns: Mapping[str, str]) -> list[Row]:
-        """Of the written table of rejected calls the first few ids with the most copies of other content, in
-        `workspace_id, request_id, copies`. `columns` are the expressions by which the ids were taken from the rows."""
-        conflicts = self.read("rejected").filter(F.col("reject_reason") == "conflicting_request")
-        ids = [F.expr(columns.get(name, name)).cast("string").alias(name) for name in IDS]
-        found = conflicts.groupBy(*ids).agg(F.count(F.lit(1)).alias("copies"))
-        return found.orderBy(F.col("copies").desc(), *IDS).limit(_SHOWN_IDS).collect()
-
     def read(self, table: str) -> DataFrame:
         return self.spark.read.parquet(self.storage.path(f"{self.folder}/{table}"))
 
@@ -183,9 +173,10 @@ class Staging:
 
 
 def touched_partitions(
-    storage: Storage, changed_dates: Collection[str], covered: Collection[int], *, without_time: bool
+    storage: Storage, changed_dates: Collection[str], covered: Collection[int], *, without_time: bool, before: str
 ) -> list[str]:
-    """The partitions in place that a run replaces or removes: bills by date, calls by hour."""
+    """The partitions in place that a run replaces or removes: bills by date, calls by hour; calls `without_time`, and
+    those of dates `before` all calls, with any period."""
     hours = {(date_label(hour), str(hour_number(hour) % 24)) for hour in covered}
     if without_time:
         hours.add((_NO_TIME, _NO_TIME))
@@ -193,8 +184,8 @@ def touched_partitions(
     for table, by in PARTITIONED_BY.items():
         for part in _partitions(storage, "", table):
             values = tuple(folder.partition("=")[2] for folder in part.split("/")[1:])
-            is_touched = values in hours if by[-1] == "billing_hour" else values[0] in changed_dates
-            if is_touched:
+            of_calls = by[-1] == "billing_hour"
+            if (values in hours or values[0] < before) if of_calls else values[0] in changed_dates:
                 touched.append(part)
     return touched
 

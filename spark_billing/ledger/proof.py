@@ -127,7 +127,7 @@ def guard(
     worst = lowered.orderBy("by_conflict", "amount", "workspace_id", "hour").limit(_SHOWN_BILLS).collect()
     if worst and not worst[0]["by_conflict"] and not may_lower:
         bills = lowered.filter(~F.col("by_conflict")).count()
-        refusal = _refusal(bills, worst, reasons, currency) + _copies_in_no_bill(conflicts)
+        refusal = _refusal(bills, worst, reasons, currency) + _copies_in_no_bill(conflicts) + _untold(conflicts)
         raise RetractionError(refusal, parameter="allow_retractions")
     return worst
 
@@ -146,6 +146,15 @@ def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, LineSums], 
         f"this run would lower {bills:,} bills that are in the ledger: {'; '.join(shown)}"
         f"{'; and more' if bills > len(shown) else ''} (a negative number is a rise). All it would add: {why}. Nothing "
         "was written. Is the usage complete, and are the prices right? If so, run it again and allow retractions."
+    )
+
+
+def _untold(conflicts: Optional[SettledConflicts]) -> str:
+    if conflicts is None or not conflicts.untold:
+        return ""
+    return (
+        f" Of {conflicts.untold:,} hours an earlier version of this job has kept no conflicts (it kept 1,000 at "
+        "most): there a run may be right and still need leave, once."
     )
 
 

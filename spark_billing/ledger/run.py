@@ -16,11 +16,11 @@ from uuid import uuid4
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from spark_billing.bills.control_totals import TOKEN_COLUMNS, ControlTotals, sums_by_fate
-from spark_billing.bills.metering import Metered, meter
+from spark_billing.bills.metering import Metered, first_call_of, meter
 from spark_billing.bills.sums import Pricing, require_pricing
 from spark_billing.core.columns import tag_column
 from spark_billing.core.errors import LostRaceError, UsageError
-from spark_billing.core.hours import Period, hour_label, instant_label, next_hour, ranges
+from spark_billing.core.hours import Period, date_label, hour_label, instant_label, next_hour, ranges
 from spark_billing.core.session import named_steps, step
 from spark_billing.core.storage import Storage
 from spark_billing.ledger.files import (
@@ -199,14 +199,18 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     if staging is not None:
         write_calls(staging, run.metered, run.scope, totals, settled.number, detail=job.detail)
         if totals.rejected.get("conflicting_request", 0) >= _MANY_CONFLICTS:
-            most_conflicts = staging.most_conflicts(job.arguments.get("columns", {}))
+            most_conflicts = run.metered.most_conflicts()
         if not settled.lines.hours:
             clear(run.storage, record.lines_path)
         if not record.left_out:
             clear(run.storage, conflicts_path(run_id))
         replaced = staging.partitions()
         without_time = job.period is not None or not _NO_TIME.isdisjoint(totals.rejected)
-        touched = touched_partitions(run.storage, settled.dates, run.scope.covered, without_time=without_time)
+        first_call = first_call_of(job.prices)
+        before = date_label(first_call) if job.period is not None and first_call > 0 else ""
+        touched = touched_partitions(
+            run.storage, settled.dates, run.scope.covered, without_time=without_time, before=before
+        )
         emptied = sorted(set(touched) - set(replaced))
         record = replace(record, staging=staging.folder, replace=replaced, remove=emptied)
     outcome = Outcome(record, proved.dearest_workspaces, proved.dearest_hours, lowered, most_conflicts)

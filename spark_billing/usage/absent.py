@@ -35,8 +35,9 @@ def with_absent_fields(
     """The source with a null for each field that its rows lack and an expression of `columns` asks for, and for a
     count of tokens that is `needed`; and what these are called.
 
-    A name that is written wrong looks the same. So only a count may lack every field that it is made of; of what says
-    who called, what and when, at least one field must be there (`coalesce(created, created_at)`).
+    A name that is written wrong looks the same. So only a count may lack every field that it is made of, and only where
+    it is then null (`coalesce(absent, 0)` would be billed as 0); of what says who called, what and when, at least one
+    field must be there (`coalesce(created, created_at)`).
     """
     wide, absent = source, list[str]()
     for name, expression in columns.items():
@@ -47,7 +48,10 @@ def with_absent_fields(
                 break
             found = _with_null(found, path)
             of_expression.append(".".join(path))
-        if of_expression and (name in COUNTS or any(_there(source.schema, path) for path in _paths(expression))):
+        if not of_expression:
+            continue
+        some = any(_there(source.schema, path) for path in _paths(expression))
+        if some or (name in COUNTS and _is_null_of_nulls(found, expression)):
             wide, absent = found, [*absent, *of_expression]
     names = {field.name.lower() for field in source.schema.fields}
     for name in COUNTS:
@@ -81,6 +85,13 @@ def _absent_path(source: DataFrame, expression: str) -> Optional[list[str]]:
         elif isinstance(dtype, StructType) or _is_null_everywhere(source, path[:depth], dtype):
             return path
     return None
+
+
+def _is_null_of_nulls(source: DataFrame, expression: str) -> bool:
+    """Whether an expression is null where all fields are."""
+    nulls = (F.lit(None).cast(field.dataType).alias(field.name) for field in source.schema.fields)
+    row = source.sparkSession.range(1).select(*nulls).select(F.expr(expression).isNull()).first()
+    return row is not None and bool(row[0])
 
 
 def _walk(schema: StructType, path: Sequence[str]) -> tuple[int, DataType]:

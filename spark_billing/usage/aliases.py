@@ -16,14 +16,14 @@ from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.calls import usage_field
 
 Aliases = Sequence[tuple[str, str]]  # (pattern, model), the first that fits wins
-GivenAliases = Union[Mapping[str, str], Aliases]
+GivenAliases = Union[Mapping[str, str], Sequence[Union[str, tuple[str, str]]]]
 NAME = "model_as_it_came"  # the mapped table's column with the name before it was taken for a model
 _KEPT_NAMES = 1000  # in the record of a run; what is beyond is counted together
 
 
 def aliases_of(given: GivenAliases, prices: PriceList) -> Aliases:
     """The aliases in order; `UsageError` if one is empty, there twice, or leads to no model of the price list."""
-    aliases = list(given.items() if isinstance(given, Mapping) else given)
+    aliases = pairs_of(given)
     seen: set[str] = set()
     for pattern, model in aliases:
         if not pattern or not model:
@@ -35,6 +35,22 @@ def aliases_of(given: GivenAliases, prices: PriceList) -> Aliases:
             close = get_close_matches(model, prices.models, n=3)
             meant = f"did you mean {' or '.join(close)}?" if close else f"it has {', '.join(sorted(prices.models))}"
             raise _refusal(pattern, model, f"the price list has no model {model!r}; {meant}")
+    return aliases
+
+
+def pairs_of(given: GivenAliases) -> Aliases:
+    """The aliases as pairs, however they are given: as a mapping, as pairs, or as the jobs take them,
+    `PATTERN=MODEL`; `UsageError` if they are neither."""
+    if isinstance(given, str):
+        given = [given]
+    aliases: list[tuple[str, str]] = []
+    for each in given.items() if isinstance(given, Mapping) else given:
+        pair = each.partition("=")[::2] if isinstance(each, str) else each
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise UsageError(
+                f"model_alias has {each!r}; needed is PATTERN=MODEL, or such a pair", parameter="model_alias"
+            )
+        aliases.append((pair[0], pair[1]))
     return aliases
 
 

@@ -110,11 +110,13 @@ def in_period(call_time: Column, dtype: DataType, start_us: int, end_us: int) ->
     return within | unreadable | call_time.isNull()
 
 
-def not_begun(call_time: Column, dtype: DataType, from_us: int) -> Column:
-    """Whether a call is dated in an hour from this on, which has not begun: told by every run, whatever its period."""
+def out_of_time(call_time: Column, dtype: DataType, before_us: int, from_us: int) -> Column:
+    """Whether a call is dated before all calls, or in an hour that has not begun: told by every run, whatever its
+    period."""
     if not isinstance(dtype, TimestampType):
         call_time = _call_time(call_time, dtype)
-    return F.coalesce(call_time >= _instant_at(from_us), F.lit(False))
+    far = (call_time < _instant_at(before_us)) | (call_time >= _instant_at(from_us))
+    return F.coalesce(far, F.lit(False))
 
 
 def _instant_at(micros: int) -> Column:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Optional
 
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import ArrayType, DataType, LongType, MapType, StructType, TimestampNTZType, TimestampType
@@ -167,12 +169,14 @@ def _check_orc(spark: SparkSession, scan: Scan) -> None:
             )
 
 
-def nanoseconds_as_times(spark: SparkSession, location: str, usage: DataFrame) -> DataFrame:
+def nanoseconds_as_times(spark: SparkSession, location: str, usage: DataFrame, where: Optional[str]) -> DataFrame:
     """Parquet read from a path, with nanoseconds (which Spark reads as whole numbers) as the timestamps that they are,
-    cut to microseconds. Files that hold a column in other units are read apart, and put together."""
+    cut to microseconds. Files that hold a column in other units are read apart, and put together.
+
+    Looked at are the files in the partitions that have rows `where` a condition holds (None: all)."""
     if not hasattr(usage, "_jdf"):
         return usage  # Spark Connect has no way to the files
-    found = [scan for scan in scans(usage) if scan.file_format == _PARQUET and scan.files]
+    found = [scan for scan in _scans_where(usage, where) if scan.file_format == _PARQUET and scan.files]
     if not found:
         return usage
     (scan,) = found
@@ -191,6 +195,30 @@ def nanoseconds_as_times(spark: SparkSession, location: str, usage: DataFrame) -
         groups.setdefault(kind, []).extend(each.files)
     frames = (_with_times(reader.parquet(*files), dict(kind)) for kind, files in groups.items())
     return reduce(lambda one, other: one.unionByName(other, allowMissingColumns=True), frames)
+
+
+def _scans_where(usage: DataFrame, where: Optional[str]) -> list[Scan]:
+    """By the parts of the condition that fit: nanoseconds are numbers here, and only times later on."""
+    found = scans(usage)
+    for part in () if where is None else _parts(usage.sparkSession, where):
+        with suppress(PySparkException, Py4JError):
+            narrower = usage.where(part)
+            usage, found = narrower, scans(narrower)
+    return found
+
+
+def _parts(spark: Any, where: str) -> list[str]:
+    """What a condition connects by AND."""
+    with suppress(PySparkException, Py4JError):  # it is refused later on
+        found, left = list[str](), [spark._jsparkSession.sessionState().sqlParser().parseExpression(where)]
+        while left:
+            part = left.pop()
+            if part.getClass().getSimpleName() == "And":
+                left += [part.left(), part.right()]
+            else:
+                found.append(part.sql())
+        return found
+    return []
 
 
 def _with_times(rows: DataFrame, nanoseconds: Mapping[Path, Time]) -> DataFrame:

@@ -37,14 +37,20 @@ def partition_columns(spark: SparkSession, location: str) -> list[str]:
 
 
 def read_usage(
-    spark: SparkSession, location: str, file_format: Optional[str], what: str = "usage", schema: Optional[str] = None
+    spark: SparkSession,
+    location: str,
+    file_format: Optional[str],
+    what: str = "usage",
+    schema: Optional[str] = None,
+    where: Optional[str] = None,
 ) -> DataFrame:
     """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is; or
     another table, which messages call `what`.
 
     CSV has a header and is read as text; files whose headers differ are refused. A CSV file is one task, as a value may
     have line breaks: write a huge one as several. JSON and CSV may come with a `schema` (`given_schema.given_schema`):
-    a row that does not fit it has null where a value is of another type, and its text in `_corrupt_record`.
+    a row that does not fit it has null where a value is of another type, and its text in `_corrupt_record`. Of Parquet
+    only files that may have rows `where` a condition holds are looked at; it is for the caller to filter the rows.
     `UsageError` if it cannot be read. The session needs `session.SESSION_SETTINGS`.
     """
     file_format = format_of(location, file_format)
@@ -60,7 +66,7 @@ def read_usage(
         else:
             usage = spark.read.format(file_format).load(location)
         if file_format == "parquet":
-            usage = nanoseconds_as_times(spark, location, usage)
+            usage = nanoseconds_as_times(spark, location, usage, where)
         fields = usage.schema.fields
     except (PySparkException, Py4JJavaError) as error:
         if is_storage_failure(error):

@@ -161,4 +161,6 @@ def _check_expression(source: DataFrame, name: str, expression: str) -> None:
         hint = ""
         if "UNRESOLVED" in str(error) and re.fullmatch(r"[\w.-]+", expression):
             hint = f" If it is meant as text, quote it: \"{name}='{expression}'\"."
+        elif "UNRESOLVED" in str(error) or "FIELD_NOT_FOUND" in str(error):
+            hint = " If rows may lack such a field in JSON, give the columns as usage_schema."
         raise UsageError(f"{name}={expression}: {spark_reason(error)}.{hint}", parameter="columns") from None

@@ -18,7 +18,7 @@ from spark_billing.core.schemas import USAGE
 from spark_billing.core.spark_errors import spark_reason
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.absent import with_absent_fields, without_text
-from spark_billing.usage.aliases import Aliases, GivenAliases, aliases_of, take_models
+from spark_billing.usage.aliases import Aliases, GivenAliases, aliases_of, pairs_of, take_models
 from spark_billing.usage.files import CORRUPT, format_of, partition_columns, read_usage
 from spark_billing.usage.mapping import ROW, map_columns
 
@@ -50,14 +50,12 @@ class Reading:
 
     def asked(self) -> dict[str, Any]:
         """As it stands in the record of a run."""
-        aliases = self.model_alias
-        pairs = aliases.items() if isinstance(aliases, Mapping) else aliases
         return {
             "columns": dict(self.columns),
             "call_time_zone": self.call_time_zone,
             "duplicates": self.duplicates,
             "where": self.where,
-            "model_alias": [list(pair) for pair in pairs],
+            "model_alias": [list(pair) for pair in pairs_of(self.model_alias)],
             "usage_schema": self.usage_schema,
         }
 
@@ -72,7 +70,7 @@ class Reading:
 
     def source(self, spark: SparkSession, location: str) -> DataFrame:
         """The rows of the usage that are read, in its own columns."""
-        source = read_usage(spark, location, self.usage_format, schema=self.usage_schema)
+        source = read_usage(spark, location, self.usage_format, schema=self.usage_schema, where=self.where)
         if self.where is None:
             return source
         in_folders = format_of(location, self.usage_format) in ("json", "csv")

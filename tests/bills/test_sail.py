@@ -14,6 +14,7 @@ from tests.conftest import HOUR, ROOT, setting, usage_frame
 pytestmark = pytest.mark.default_engine
 
 
+@pytest.mark.campaign
 def test_the_public_functions_on_sail_and_on_spark(spark, tmp_path):
     calls = list(hostile_calls(3_000, seed=11))
     billed = [c for c in calls if c["workspace_id"] and oracle.reason(c) is None]

@@ -204,6 +204,7 @@ def test_a_line_break_within_a_quoted_csv_value_is_no_row(spark, bill, tmp_path,
     assert rejected["request_id"] is None
 
 
+@pytest.mark.campaign
 def test_lines_that_end_in_two_ways(spark, bill, tmp_path):
     (tmp_path / "u.csv").write_bytes(f"{HEAD},note\nr-1,{ROW},x\r\nr-2,{ROW},y\n".encode())
     (tmp_path / "v.csv").write_bytes(f"{HEAD}\nr-1,{ROW}\r\nr-2,{ROW}\n".encode())
@@ -219,6 +220,7 @@ def test_files_of_two_csv_headers_are_refused_by_a_glob_too(bill, tmp_path):
     assert (code, "FAILED_READ_FILE" in err, err.count("\n")) == (2, True, 1)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", ["VIEW", pytest.param("TEMPORARY VIEW", marks=pytest.mark.campaign)])
 def test_orc_of_another_zone_is_refused_under_a_view(spark, write, bill, kind):
     """DESCRIBE shows no format of a view."""

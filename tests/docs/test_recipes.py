@@ -113,6 +113,7 @@ def test_openai_responses(spark, usd, run, tmp_path):
         assert row["reject_reason"] == "invalid_input_tokens"
 
 
+@pytest.mark.campaign
 def test_litellm_spend_logs(spark, run, tmp_path):
     head = (
         "request_id,call_type,api_key,spend,total_tokens,prompt_tokens,completion_tokens,startTime,endTime,"
@@ -193,6 +194,7 @@ def otlp_export(service, *spans):
     return {"resourceSpans": [{"resource": resource, "scopeSpans": scope_spans}]}
 
 
+@pytest.mark.campaign
 def test_opentelemetry_spans(spark, run, tmp_path):
     nano = START * 10**9
     (tmp_path / "traces").mkdir()

@@ -550,6 +550,7 @@ def test_the_job_exports_billing_months(spark, write, bill, export, tmp_path):
     ]
 
 
+@pytest.mark.campaign
 @pytest.mark.classic
 def test_what_the_job_refuses(ledger, export, tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()

@@ -71,6 +71,7 @@ def test_again_adds_nothing_and_a_late_call_the_difference(spark, usd, usage, tm
     assert bill_usage(usage, **given, allow_retractions=True).totals.amount == 2 * ONE + DEARER
 
 
+@pytest.mark.campaign
 def test_the_options_of_the_job_by_the_same_names(spark, usd, tmp_path):
     log = usage_frame(spark, CALLS).selectExpr(
         "request_id AS id", "workspace_id", "region", "model", "input_tokens AS tokens", "output_tokens",
@@ -136,7 +137,7 @@ def test_an_hour_is_billed_once_it_has_begun(bill, write, tmp_path):
 
 def test_every_option_of_a_run_can_be_given():
     parameters = set(inspect.signature(bill_usage).parameters)
-    of_run = {name for name in Job.__dataclass_fields__ if name not in ("arguments", "absent_fields")}
+    of_run = {name for name in Job.__dataclass_fields__ if name not in ("arguments", "absent_fields", "billed_with")}
     assert of_run <= parameters
 
 
@@ -165,6 +166,7 @@ def test_what_does_not_fit_is_refused_in_the_words_of_the_library(usd, usage, tm
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.campaign
 def test_the_job_adds_the_option(spark, usd, usage, write, tmp_path, capsys):
     bill_usage(usage, prices=usd, output=str(tmp_path / "out"), source="the log")
     with pytest.raises(OutputError, match="holds the bills of the usage 'the log'") as refused:

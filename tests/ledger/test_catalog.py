@@ -31,6 +31,7 @@ def found(spark, table, *columns):
     return sorted(tuple(row) for row in spark.table(f"{NAMESPACE}.{table}").select(*columns).collect())
 
 
+@pytest.mark.campaign
 def test_tables_by_name(spark, write, run, capsys):
     next_day = COMMERCIAL_START + 24 * HOUR
     tags = {"tags": {"team": "a"}}
@@ -70,6 +71,7 @@ def test_a_run_that_died_before_the_catalog_is_caught_up(spark, write, run, monk
     assert len(found(spark, "ledger_lines", "run")) == 2
 
 
+@pytest.mark.campaign
 def test_a_catalog_that_cannot_follow_leaves_the_run_committed(spark, write, run, monkeypatch):
     usage = write([call(1), call(2, model="x")])
     with monkeypatch.context() as patch:

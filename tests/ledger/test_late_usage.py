@@ -13,7 +13,7 @@ from spark_billing.core.errors import OutputError
 from spark_billing.core.storage import Folder
 from spark_billing.ledger.records import Ledger
 from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
-from tests.oracle import COMMERCIAL_START
+from tests.oracle import COMMERCIAL_START, EPOCH
 
 pytestmark = pytest.mark.classic
 
@@ -331,7 +331,8 @@ def test_a_ledger_of_an_earlier_rule_and_form_is_adjusted(spark, write, bill, tm
     as_an_earlier_version(tmp_path / "told", rivals)
     as_an_earlier_version(tmp_path / "untold", None)
     # where it told nothing, nothing explains why the bill of hour 1 falls
-    assert bill(write(calls), output="untold")[0] == RETRACTION
+    code, _, err = bill(write(calls), output="untold")
+    assert (code, "Of 2 hours an earlier version of this job has kept no conflicts" in err) == (RETRACTION, True)
     assert bill(write(calls), "--allow-retractions", output="untold")[0] == 0
     assert bill(write(calls), output="told")[0] == 0
     for output in ("told", "untold"):
@@ -346,6 +347,7 @@ def test_a_ledger_of_an_earlier_rule_and_form_is_adjusted(spark, write, bill, tm
     assert set(added(tmp_path / "told", 2)) == {"conflict"}
 
 
+@pytest.mark.campaign
 def test_tags_that_come_later(spark, write, bill, tmp_path):
     tagged = [call(1, tags={"team": "a"}), call(2, tags={"team": "b"}), call(3)]
     usage = write(tagged, tags=True)
@@ -418,6 +420,7 @@ def test_a_damaged_ledger_is_found_out(write, bill, tmp_path, damage, words):
     assert files(path) == before
 
 
+@pytest.mark.campaign
 def test_lines_of_a_run_that_died_do_not_count(spark, write, bill, tmp_path):
     path = tmp_path / "out"
     assert bill(write([call(1)]))[0] == 0
@@ -429,6 +432,7 @@ def test_lines_of_a_run_that_died_do_not_count(spark, write, bill, tmp_path):
     assert added(path, 2) == {"late_usage": (2, ONE)}
 
 
+@pytest.mark.campaign
 def test_names_from_the_data_stay_data(spark, bill, tmp_path):
     hostile = "w/../../x\n\x1b[31m; DROP TABLE ' ${x} %2F{}"
     calls = [call(1, workspace_id=hostile), call(2, workspace_id=hostile)]
@@ -453,6 +457,24 @@ def test_the_last_hours(write, bill, tmp_path):
     for wrong in (("--last", "0"), ("--last", "2", "--from", "2026-04-08T00", "--to", "2026-04-08T02")):
         code, _, err = bill(write(calls), *wrong)
         assert (code, "last takes the place of a period" in err, "--last" in err) == (2, True, True)
+
+
+def test_a_time_before_all_calls_is_rejected_in_every_period(spark, write, bill, tmp_path):
+    """A clock that was never set, or seconds for milliseconds: no period has these hours, and they are not lost."""
+    calls = [call(1, COMMERCIAL_START), call(2, EPOCH), call(3, EPOCH + 24 * HOUR)]
+    given = ("--last", "2", "--as-of", "2026-04-08T02:30+08:00", "--source", "log")
+    for number, usage in enumerate((calls, calls[:2]), start=1):
+        code, out, _ = bill(write(usage, f"u{number}"), *given)
+        assert code == 0
+        assert "no_price_in_force" in out
+        totals = record(tmp_path / "out", number)["totals"]
+        assert totals["rows"] == {"read": len(usage), "billed": 1, "rejected": len(usage) - 1}
+        assert totals["rejected"] == {"no_price_in_force": len(usage) - 1}
+        rejected = rows(spark, tmp_path / "out", "rejected", "request_id")
+        assert [str(row["billing_date"]) for row in rejected] == ["1970-01-01", "1970-01-02"][: len(usage) - 1]
+    own = (*price_list(tmp_path, "0.000138"), "--source", "log")  # always in force: these calls have a price
+    assert bill(write(calls, "all"), *own, *given[:4], output="own")[0] == 0
+    assert record(tmp_path / "own")["totals"]["rows"] == {"read": 1, "billed": 1, "rejected": 0}
 
 
 @pytest.mark.campaign

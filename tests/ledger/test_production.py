@@ -122,9 +122,9 @@ def lines_of(output):
 
 
 def test_a_few_hours(plant):
-    """A price changes inside hour 1, calls arrive late, twice and with rivals, hundreds of them stand from the first
-    hour on; in hour 2 the file of hour 0 is lost."""
-    production = Production(seed=1, hours=3, calls=40, crowd=600, rivals=0.2)
+    """A price changes inside hour 1, calls arrive late, twice and with rivals, many of which stand from the first hour
+    on; in hour 2 the file of hour 0 is lost."""
+    production = Production(seed=1, hours=3, calls=40, crowd=150, rivals=0.2)
     factory = plant(production)
     hourly = factory.of("hourly")
     factory.arrive(0)

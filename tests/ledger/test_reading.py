@@ -87,6 +87,7 @@ def test_what_the_reading_of_k_is_worth(spark, usd, ansi):
     assert rows["w-k", "qwen-plus"]["difference"] == Decimal(by_hand) / 10**9
 
 
+@pytest.mark.campaign
 def test_another_price_list(spark, usd, write, tmp_path, capsys):
     (tmp_path / "new.csv").write_text(
         f"{HEAD}\nqwen-plus,cn-hangzhou,0,200,0.2,0.2,USD\nnew,cn-hangzhou,0,1M,0.000001,,USD\n"

@@ -85,10 +85,12 @@ def test_the_sql_functions_are_the_udfs_to_the_last_digit(spark, install, ansi, 
     assert priced > 500
 
 
-def test_instants_that_cannot_be_billed(spark, install, usd):
+def test_instants_that_cannot_be_billed(spark, install, tmp_path):
     """Before the year 1 of the calendar and after 9999, as the UDF: no tool could print the hour."""
     days = (-62135596800, -62135510401, -62135510400, 253402214399, 253402214400)  # 0001-01-01, 01-02, 9999-12-31
-    install("sql", usd)
+    always = "model,region,min_input_tokens,max_input_tokens,input_price_per_1k,output_price_per_1k,currency"
+    (tmp_path / "prices.csv").write_text(f"{always}\nqwen-plus,cn-hangzhou,0,128K,0.1,0.1,USD\n")
+    install("sql", PriceList.from_csv(tmp_path / "prices.csv"))
     query = "SELECT model_call_tier('qwen-plus', 'cn-hangzhou', 1, 1, timestamp_seconds({})) AS tier"
     found = [spark.sql(query.format(day)).collect()[0]["tier"] for day in days]
     assert found == [None, None, "0-128K", "0-128K", None]

@@ -175,6 +175,7 @@ def test_the_other_reading_of_k(spark, usd):
         reconcile(ours, provider, prices=usd, grain="day", other_lines=half)
 
 
+@pytest.mark.campaign
 def test_a_month_cut_to_the_cent(spark, usd):
     month = {**MAPPING, "grain": "month", "columns": {"period": "BillingDate"}, "without": ["tier"]}
     lines = our(spark, ("w-m", MILLION), ("w-n", MILLION), ("w-n", {"tokens": 1, "hours": 24 * 20}))
@@ -447,6 +448,7 @@ def test_a_row_is_in_one_file_of_parquet(spark, tmp_path):
         read_bill(spark, str(tmp_path / "one"))
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("workspace", ["cn-hangzhou", "China (Hangzhou)", "eu-central-1"])
 def test_a_region_is_no_workspace(spark, workspace):
     with pytest.raises(ProviderBillError, match=r"is a region.*the mapping of workspaces does not know it"):
@@ -466,6 +468,7 @@ def test_no_amount_comes_through_a_float(spark):
     assert provider_bill(frame, BillMapping.of(mapping)).first()["amount"] == Decimal("0.1")
 
 
+@pytest.mark.campaign
 def test_a_bill_in_focus(spark, usd):
     """Our own export, which is what a provider's would be like, is our bill; with one price changed it is not."""
     mapping = BillMapping.of(

@@ -13,6 +13,7 @@ from spark_billing.usage import file_times
 from spark_billing.usage.file_times import Footer, Time
 from spark_billing.usage.files import read_usage
 from spark_billing.usage.mapping import map_columns, usage_session
+from spark_billing.usage.reading import Reading
 from tests.conftest import CALL
 
 pytestmark = pytest.mark.classic
@@ -92,6 +93,17 @@ def test_a_later_partition_counts_if_it_is_read(spark, tmp_path):
     file(tmp_path / "usage" / "day=2" / "b.parquet", ZONELESS)
     refused(spark, "day=1/a.parquet", "day=2/b.parquet", location=tmp_path / "usage")
     assert instants(spark, tmp_path / "usage", where="day = 1") == [us(AT)]
+
+
+def test_what_a_condition_leaves_out_is_not_looked_at(spark, usd, tmp_path):
+    """Though its type may become another one by what the footers say."""
+    file(tmp_path / "u" / "day=1" / "a.parquet", NANOS)
+    file(tmp_path / "u" / "day=2" / "b.parquet", ZONELESS_NANOS)
+    (tmp_path / "u" / "day=2" / "c.parquet").write_text("not Parquet, but long enough")
+    for where in ("day = 1", "day < 2 AND call_time > timestamp'2026-01-01 00:00:00Z'"):
+        with usage_session(spark, None):
+            usage = Reading(where=where).read(spark, str(tmp_path / "u"), usd).usage
+            assert [row[0] for row in usage.select(F.unix_micros("call_time")).collect()] == [us(AT)]
 
 
 @pytest.mark.campaign

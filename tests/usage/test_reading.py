@@ -128,6 +128,16 @@ def test_a_count_that_no_row_has(spark, usd, tmp_path):
     assert "no column region" in str(refused(spark, usd, log))
 
 
+def test_an_absent_count_is_never_a_number_by_default(spark, usd, tmp_path):
+    """A name that is written wrong would be billed as 0; where other fields are there, null is what rows may lack."""
+    log = write_json(tmp_path / "log.jsonl", WHOLE)
+    for expression in ("coalesce(usage.completion_tokns, 0)", "if(outputs IS NULL, 0, outputs)"):
+        error = refused(spark, usd, log, columns={**OPENAI, "output_tokens": expression}, call_time_zone="UTC")
+        assert "usage_schema" in str(error)
+    cached = {**OPENAI, "input_tokens": "usage.prompt_tokens + coalesce(usage.cached_tokens, 0)"}
+    assert fates(spark, usd, Reading(cached, "UTC"), log) == ({WHOLE["id"]: None}, ["usage.cached_tokens"])
+
+
 @pytest.mark.campaign
 def test_parquet_and_a_given_schema_have_no_absent_fields(spark, usd, write, tmp_path):
     assert "UNRESOLVED_COLUMN" in str(refused(spark, usd, write([call(1)]), columns={"input_tokens": "tokens"}))
@@ -144,7 +154,7 @@ def test_with_a_schema_a_row_has_the_same_fate_whatever_lies_beside_it(spark, us
     schema = "id string, created bigint, model string, usage struct<prompt_tokens: bigint, completion_tokens: bigint>"
     reading = Reading(OPENAI, "UTC", usage_schema=schema, usage_format="json")
     texts = {
-        "null": {**ANSWER, "id": "null", "usage": None},
+        "nothing": {**ANSWER, "id": "nothing", "usage": None},
         "absent": {**ANSWER, "id": "absent"},
         "whole": WHOLE,
         "text": {**WHOLE, "id": "text", "usage": {"prompt_tokens": "260", "completion_tokens": 50}},
@@ -153,7 +163,7 @@ def test_with_a_schema_a_row_has_the_same_fate_whatever_lies_beside_it(spark, us
         "struct": {**WHOLE, "id": "struct", "usage": "many"},
     }
     expected = {
-        "null": "invalid_input_tokens",
+        "nothing": "invalid_input_tokens",
         "absent": "invalid_input_tokens",
         "whole": None,
         "text": "invalid_input_tokens",
@@ -164,7 +174,7 @@ def test_with_a_schema_a_row_has_the_same_fate_whatever_lies_beside_it(spark, us
     for name, line in texts.items():
         write_json(tmp_path / "all" / f"{name}.jsonl", line)
     assert fates(spark, usd, reading, str(tmp_path / "all")) == (expected, [])
-    for name in ("null", "absent", "half"):
+    for name in ("nothing", "absent", "half"):
         alone = write_json(tmp_path / f"{name}.jsonl", texts[name])
         assert fates(spark, usd, reading, alone) == ({name: expected[name]}, [])
 
@@ -177,7 +187,7 @@ def test_a_row_that_is_read_in_part_is_never_billed(spark, usd, tmp_path):
     log = write_json(
         tmp_path / "log.jsonl",
         {**embedding, "request_id": "output", "output_tokens": "many"},
-        {**embedding, "request_id": "none", "output_tokens": None},
+        {**embedding, "request_id": "no output", "output_tokens": None},
         {**ROW_OF, "request_id": "cached", "cached": "100"},
         {**ROW_OF, "request_id": "fine", "cached": 100, "note": {"any": ["thing"]}},
         {**ROW_OF, "request_id": 7},
@@ -187,7 +197,7 @@ def test_a_row_that_is_read_in_part_is_never_billed(spark, usd, tmp_path):
     reading = Reading(columns, usage_schema=schema)
     expected = {
         "output": "invalid_output_tokens",
-        "none": None,
+        "no output": None,
         "cached": "invalid_input_tokens",
         "fine": None,
         "7": None,
@@ -419,12 +429,20 @@ def test_names_beyond_a_thousand_are_counted_together(spark, usd):
         ({"a": "gpt"}, "it has qwen-plus, text-embedding-v4"),
         ([("", "qwen-plus")], "both sides"),
         ([("a", "qwen-plus"), ("a", "qwen-plus")], "given twice"),
+        (["a"], "both sides"),
+        ("a=b", "no model 'b'"),
+        ([("a", "b", "c")], "needed is PATTERN=MODEL"),
+        ([1], "needed is PATTERN=MODEL"),
     ],
 )
 def test_what_is_no_alias(usd, aliases, words):
     with pytest.raises(UsageError, match=words) as refused:
         aliases_of(aliases, usd)
     assert refused.value.parameter == "model_alias"
+
+
+def test_aliases_as_the_jobs_take_them(usd):
+    assert aliases_of(["a-*=qwen-plus", ("b", "qwen-plus")], usd) == [("a-*", "qwen-plus"), ("b", "qwen-plus")]
 
 
 # --- whole runs -----------------------------------------------------------------------------------------------------
