@@ -45,7 +45,7 @@ def pairs_of(given: GivenAliases) -> Aliases:
         given = [given]
     aliases: list[tuple[str, str]] = []
     for each in given.items() if isinstance(given, Mapping) else given:
-        pair = each.partition("=")[::2] if isinstance(each, str) else each
+        pair = each.rpartition("=")[::2] if isinstance(each, str) else each
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise UsageError(
                 f"model_alias has {each!r}; needed is PATTERN=MODEL, or such a pair", parameter="model_alias"
