@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pyspark
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pyspark.sql import DataFrame, SparkSession
 
 from spark_billing import PriceList
@@ -40,6 +42,9 @@ SPARK = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
 
 os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
 time.tzset()
+# how long an example takes says how busy the machine is
+hypothesis_settings.register_profile("on any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("on any machine")
 
 
 def pytest_collection_modifyitems(config, items):
