@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType
 
 from spark_billing.core.spark_errors import BROKEN_PROMISE, is_storage_failure, spark_reason, users_error
-from tests.conftest import SPARK, setting
+from tests.conftest import setting
 
 MODEL = "array(named_struct('k', 'model', 'v', 'a'), named_struct('k', 'model', 'v', 'b'))"
 EXPRESSIONS = [
@@ -204,7 +204,7 @@ def test_the_innermost_condition_counts():
     assert users_error(Exception(text)) == "DIVIDE_BY_ZERO: Division by zero. Use `try_divide`. (in a / b)"
 
 
-@pytest.mark.skipif(SPARK < (4, 0), reason="it has no SQLSTATE in its texts")
+@pytest.mark.spark4
 def test_a_state_that_only_the_error_knows(spark):
     error = failure(lambda: spark.sql("SELECT * FROM no_such_table").collect())
     assert error.getSqlState() == "42P01"
