@@ -6,6 +6,8 @@ from datetime import timezone
 from decimal import Decimal
 from types import SimpleNamespace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from spark_billing import PriceList, bill_touched_hours
@@ -14,8 +16,6 @@ from tests.conftest import record
 from tests.production import COLUMNS, HOUR, START, UTC8, Billed, Oracle, Production
 
 pytestmark = pytest.mark.classic
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 BILLED, RETRACTION = 0, 4
 DAY = 24
