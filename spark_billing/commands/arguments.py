@@ -17,7 +17,8 @@ from spark_billing.core.errors import PriceListError, UsageError
 from spark_billing.core.hours import Period, parse_month
 from spark_billing.core.published import PRICE_LIST
 from spark_billing.core.session import job_session
-from spark_billing.ledger.catalog import CatalogTables
+from spark_billing.ledger.ledger import Ledger
+from spark_billing.ledger.stores import open_ledger
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.copies import KEEP_COPY
 from spark_billing.usage.files import FORMATS
@@ -188,11 +189,9 @@ def add_ledger_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--output-catalog", metavar="CATALOG.NAMESPACE", help="or the namespace")
 
 
-def ledger_of(spark: SparkSession, arguments: argparse.Namespace) -> str:
-    """The folder of the ledger."""
-    if arguments.output is not None:
-        return str(arguments.output)
-    return CatalogTables(spark, arguments.output_catalog).output
+def ledger_of(spark: SparkSession, arguments: argparse.Namespace) -> Ledger:
+    """The ledger, as it is now."""
+    return open_ledger(spark, arguments.output, arguments.output_catalog)
 
 
 def _alias(text: str) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from spark_billing.estimates.estimate import estimate_calls
 from spark_billing.estimates.printed import printed_figures
 from spark_billing.ledger.billing import bill_table
 from spark_billing.ledger.reading import ledger_lines
+from spark_billing.ledger.stores import open_ledger
 from spark_billing.prices.price_list import PriceList
 from spark_billing.provider.causes import reconcile
 from spark_billing.provider.comparison import Reconciliation, summarize
@@ -66,7 +67,7 @@ def run_demo(spark: SparkSession, prices: PriceList, output: str) -> int:
     outcome = bill_table(
         spark, prices, usage=usage_path, output=bills_path, pricing="native", group_by_tags=[], detail=False
     )
-    print("\n".join(["The bill", "", *printed_run(outcome, prices, bills_path), ""]))
+    print("\n".join(["The bill", "", *printed_run(outcome, prices), ""]))
 
     total = outcome.record.totals.amount
     try:
@@ -141,7 +142,9 @@ def _tell_of_the_month(spark: SparkSession, output: str, bills_path: str) -> Non
     page = f"{output}/report.html"
     against = Reconciliation.parse(Storage(spark, output).read("reconciliation.json"))
     try:
-        write_lines(spark, "--to-file", page, report_html(read_report(spark, bills_path, reconciliation=against)))
+        write_lines(
+            spark, "--to-file", page, report_html(read_report(open_ledger(spark, bills_path), reconciliation=against))
+        )
     except UsageError as error:  # matplotlib is missing
         print(f"\nA report to look at: left out, as {error}")
     else:

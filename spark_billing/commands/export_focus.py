@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, month_of, read_prices
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.core.errors import OutputError, TotalsError, UsageError
-from spark_billing.core.hours import hour_label, parse_month
+from spark_billing.core.hours import parse_month
 from spark_billing.core.money import add, money
 from spark_billing.core.published import PROVIDER
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
@@ -23,7 +23,8 @@ from spark_billing.core.text import printable, table
 from spark_billing.focus.files import FORMATS, read_focus, write_focus
 from spark_billing.focus.rows import VERSIONS, billing_month, to_focus
 from spark_billing.focus.rules import examine
-from spark_billing.ledger.reading import ledger_lines
+from spark_billing.ledger.ledger import Ledger
+from spark_billing.ledger.reading import lines_between
 
 _EXAMPLES = """
 examples:
@@ -99,25 +100,25 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         options["region_names"] = read_prices("--price-list", arguments.price_list).region_names
     spark = job_session("spark-billing focus")
     with settings(spark, SESSION_SETTINGS):
-        output = ledger_of(spark, arguments)
-        lines = _of_months(spark, output, months, closed)
+        ledger = ledger_of(spark, arguments)
+        lines = _of_months(ledger, months, closed)
         by_month = _totals_by_month(lines, closed)
         if not by_month:
-            raise UsageError(f"the ledger in {output} has no line of {', '.join(months) or 'any month'} to export")
-        _export(lines, by_month, arguments.to, output, arguments.format, options)
+            raise UsageError(
+                f"the ledger in {ledger.where} has no line of {', '.join(months) or 'any month'} to export"
+            )
+        _export(lines, by_month, arguments.to, ledger.where, arguments.format, options)
     say("\n".join(_printed(by_month, arguments)))
     return DONE
 
 
-def _of_months(
-    spark: SparkSession, output: str, months: Sequence[str], closed: Mapping[str, Optional[str]]
-) -> DataFrame:
+def _of_months(ledger: Ledger, months: Sequence[str], closed: Mapping[str, Optional[str]]) -> DataFrame:
     """The ledger lines of some billing months, or of all: of their own hours, and what corrects closed months."""
     if not months:
-        return ledger_lines(spark, output)
+        return lines_between(ledger, None, None)
     periods = [parse_month(month) for month in (*months, *closed)]
     start, end = min(start for start, _ in periods), max(end for _, end in periods)
-    lines = ledger_lines(spark, output, start=hour_label(start), end=hour_label(end))
+    lines = lines_between(ledger, start, end)
     return lines.filter(billing_month(closed).cast("string").isin([f"{month}-01" for month in months]))
 
 

@@ -5,19 +5,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
-
 from spark_billing.commands.arguments import add_usage_arguments, columns_of, period_of, price_list_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.demo import run_demo
-from spark_billing.core.errors import OutputError, RejectedError, SparkBillingError, UsageError
-from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
-from spark_billing.core.spark_errors import spark_reason
+from spark_billing.core.errors import RejectedError, UsageError
+from spark_billing.core.session import job_session
 from spark_billing.ledger.billing import bill_table, instant_of, last_hours
-from spark_billing.ledger.catalog import CatalogTables
 from spark_billing.ledger.max_rejected import max_rejected_of
-from spark_billing.ledger.run_record import RunRecord
+from spark_billing.ledger.run import Outcome
 from spark_billing.reports.run_summary import printed_run
 from spark_billing.usage.aliases import aliases_of
 
@@ -66,15 +61,12 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if arguments.demo:
         arguments.output = arguments.output or tempfile.mkdtemp(prefix="spark-billing-demo-")
         return run_demo(spark, prices, arguments.output)
-    tables = CatalogTables(spark, arguments.output_catalog) if arguments.output_catalog else None
-    if tables is not None:
-        tables.check()
-        arguments.output = tables.output
     outcome = bill_table(
         spark,
         prices,
         usage=arguments.usage,
         output=arguments.output,
+        catalog=arguments.output_catalog,
         usage_format=arguments.usage_format,
         period=period,
         columns=columns,
@@ -95,36 +87,23 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         allow_retractions=arguments.allow_retractions,
         dry_run=arguments.dry_run,
     )
-    if tables is not None and not arguments.dry_run:
-        with settings(spark, SESSION_SETTINGS):
-            _sync(tables)
-    say("\n".join(printed_run(outcome, prices, arguments.output)))
-    _look_at_rejected(outcome.record, arguments.output)
+    say("\n".join(printed_run(outcome, prices)))
+    _look_at_rejected(outcome)
     return DONE
 
 
-def _look_at_rejected(record: RunRecord, output: str) -> None:
-    found = record.rejected_too_many
+def _look_at_rejected(outcome: Outcome) -> None:
+    found = outcome.record.rejected_too_many
     if found is None:
         return
-    if record.arguments["dry_run"]:
+    if outcome.record.arguments["dry_run"]:
         raise RejectedError(f"{found}. Nothing was written: it is a dry run.", parameter="max_rejected")
+    where = dict(outcome.places).get("rejected rows", "rejected")
     raise RejectedError(
-        f"{found}. The run is done and committed; these rows are in {output.rstrip('/')}/rejected. Mend the usage or "
+        f"{found}. The run is done and committed; these rows are in {where}. Mend the usage or "
         "its mapping and run it again, which adds only what is missing; or allow more.",
         parameter="max_rejected",
     )
-
-
-def _sync(tables: CatalogTables) -> None:
-    try:
-        tables.sync()
-    except (OutputError, PySparkException, Py4JJavaError) as error:
-        reason = str(error) if isinstance(error, OutputError) else spark_reason(error)
-        raise SparkBillingError(
-            f"the run is committed in {tables.output}, but the tables of {tables.namespace} are behind it: {reason}. "
-            "Once that is mended run it again: it adds nothing twice, and brings the tables in line."
-        ) from None
 
 
 def _need_arrow() -> None:
@@ -145,7 +124,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--output-catalog",
         metavar="CATALOG.NAMESPACE",
-        help="instead of --output: at the namespace's location, and as its tables bill_lines, bills, rejected, ...",
+        help="instead of --output: the table ledger of a catalog of Iceberg, Delta or Paimon, and views of it",
     )
     add("--source", metavar="NAME", help="names the usage over time, wherever it lies (default: what --usage says)")
     add("--closed-after", metavar="HOURS", type=count, help="bill an hour only so long after its end")

@@ -57,8 +57,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
             estimate = Expected.parse(read_text(spark, "--estimate", arguments.estimate))
         if arguments.reconciliation is not None:
             reconciliation = Reconciliation.parse(read_text(spark, "--reconciliation", arguments.reconciliation))
-        output = ledger_of(spark, arguments)
-        made = read_report(spark, output, period, top=arguments.top, estimate=estimate, reconciliation=reconciliation)
+        ledger = ledger_of(spark, arguments)
+        made = read_report(ledger, period, top=arguments.top, estimate=estimate, reconciliation=reconciliation)
         write_lines(spark, "--to-file", arguments.to_file, report_html(made))
     say(f"{made.period} (UTC+8): {money(made.total.amount)} {made.currency}, {arguments.to_file}")
     return DONE

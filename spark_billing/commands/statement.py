@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from spark_billing.commands.arguments import add_ledger_arguments, ledger_of, month_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.files import place_of, say_lines, write_lines
-from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
 from spark_billing.core.published import SETTLED_AFTER_HOURS
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
-from spark_billing.ledger.reading import ledger_lines
+from spark_billing.ledger.reading import lines_between
 from spark_billing.reports.statement import Statement, monthly_statement
 from spark_billing.reports.statement_files import statement_csv, statement_html
 
@@ -59,13 +58,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     month = month_of(arguments.month)
-    start, end = hour_label(month.start), hour_label(month.end)
     spark = job_session("spark-billing statement")
     with settings(spark, SESSION_SETTINGS):
         if arguments.to is not None:
             place_of(spark, "--to", arguments.to)  # before the work
         found = monthly_statement(
-            ledger_lines(spark, ledger_of(spark, arguments), start=start, end=end),
+            lines_between(ledger_of(spark, arguments), month.start, month.end),
             arguments.month,
             as_of=arguments.as_of,
             closed_after=arguments.closed_after,

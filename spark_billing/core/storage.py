@@ -7,7 +7,7 @@ tables too: only jobs that write need it. `Folder` reads with nothing but a sess
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Optional
@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
-from pyspark.sql import SparkSession
+from pyspark.sql import Row, SparkSession
 
 from spark_billing.core.errors import OutputError
 
@@ -32,16 +32,31 @@ class Folder:
     def path(self, relative: str) -> str:
         return f"{self.root.rstrip('/')}/{relative}"
 
-    def texts(self, relative: str) -> dict[str, str]:
-        """The content of each JSON file in a folder by its name; nothing if there is no such folder."""
+    def names(self, relative: str) -> list[str]:
+        """The JSON files in a folder, sorted; nothing if there is no such folder."""
+        rows = self._files_of(self.path(relative), "path")
+        return sorted(row["path"].rpartition("/")[2] for row in rows)
+
+    def texts(self, relative: str, names: Sequence[str]) -> dict[str, str]:
+        """The content of some JSON files in a folder by their names, of those that are there."""
+        if not names:
+            return {}
+        rows = self._files_of([self.path(f"{relative}/{name}") for name in names], "path", "content")
+        return {row["path"].rpartition("/")[2]: bytes(row["content"]).decode("utf-8") for row in rows}
+
+    def _files_of(self, paths: str | list[str], *columns: str) -> list[Row]:
         files = self.spark.read.format("binaryFile").option("pathGlobFilter", "*.json")
         try:
-            rows = files.load(self.path(relative)).select("path", "content").collect()
+            return files.load(paths).select(*columns).collect()
         except PySparkException as error:
             if not path_is_absent(error):
                 raise
-            return {}
-        return {row["path"].rpartition("/")[2]: bytes(row["content"]).decode("utf-8") for row in rows}
+            return []
+
+
+def folder_to_read(spark: SparkSession, root: str) -> Folder:
+    """A folder as this session can read it."""
+    return Storage(spark, root) if hasattr(spark, "_jvm") else Folder(spark, root)
 
 
 def path_is_absent(error: PySparkException) -> bool:
@@ -88,7 +103,12 @@ class Storage(Folder):
         """What stands in a folder, sorted; nothing if there is no such folder."""
         if not self.exists(relative):
             return []
-        return sorted(status.getPath().getName() for status in self._files.listStatus(self._path(relative)))
+        found = self._jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(self._files.listStatus(self._path(relative)))
+        if not len(found):
+            return []
+        # as one text, `{PARENT/NAME,PARENT/NAME}`: each alone is a call to the JVM, and a ledger may have ten thousand
+        text, parent = self._jvm.org.apache.commons.lang3.ArrayUtils.toString(found), found[0].getParent().toString()
+        return sorted(f",{text[1:-1]}".split(f",{parent.rstrip('/')}/")[1:])
 
     def delete(self, relative: str) -> None:
         self._files.delete(self._path(relative), True)
@@ -104,11 +124,9 @@ class Storage(Folder):
         if not self._files.rename(self._path(source), self._path(target)):
             raise OSError(f"cannot move {self.path(source)} to {self.path(target)}")
 
-    def texts(self, relative: str) -> dict[str, str]:
-        """The content of each JSON file in a folder by its name; nothing if there is no such folder."""
+    def texts(self, relative: str, names: Sequence[str]) -> dict[str, str]:
+        """The content of some files in a folder by their names."""
         with ThreadPoolExecutor(PARALLEL_READS) as readers:
-            # a draft of another writer (`create`) may be gone before it is read
-            names = [name for name in self.names(relative) if name.endswith(".json")]
             return dict(zip(names, readers.map(lambda name: self.read(f"{relative}/{name}"), names)))
 
     def read(self, relative: str) -> str:

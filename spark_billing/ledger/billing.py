@@ -15,6 +15,7 @@ from spark_billing.core.hours import SECONDS_PER_HOUR, Period, parse_instant
 from spark_billing.ledger.max_rejected import MaxRejected, max_rejected_of
 from spark_billing.ledger.run import Job, Outcome, bill_run
 from spark_billing.ledger.run_record import RunRecord
+from spark_billing.ledger.stores import store_of
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import GivenAliases
 from spark_billing.usage.copies import KeepCopy
@@ -26,8 +27,9 @@ def bill_usage(
     usage: DataFrame,
     *,
     prices: PriceList,
-    output: str,
     source: str,
+    output: Optional[str] = None,
+    catalog: Optional[str] = None,
     period: Optional[tuple[str, str]] = None,
     last: Optional[int] = None,
     columns: Optional[Mapping[str, str]] = None,
@@ -47,19 +49,23 @@ def bill_usage(
     adjust_within: Optional[int] = None,
     allow_retractions: bool = False,
     dry_run: bool = False,
+    one_writer: bool = False,
     publishing_patience: float = 10,
 ) -> RunRecord:
-    """Bill usage into the ledger under `output`, as the job `hourly_bill.py` does, and return the run's record.
+    """Bill usage into a ledger, as the job `hourly_bill.py` does, and return the run's record.
 
-    What the usage comes to is compared with what the ledger says, and the difference is added, proved and committed;
-    `bill_lines/`, `bills/` and `rejected/` are written anew for the dates that it changes. `output` is a folder, new or
-    of earlier runs; `source` names the usage over time, as an output holds the bills of one. `period` is two UTC+8
-    hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage), or `last` the number of
+    What the usage comes to is compared with what the ledger says, and the difference is added, proved and committed.
+    The ledger is in the folder `output`, new or of earlier runs, where `bill_lines/`, `bills/` and `rejected/` are
+    written anew for the dates that change; or in the table `ledger` of the namespace `catalog`, such as `ice.billing`,
+    where `bill_lines` and `bills` are views of it. `source` names the usage over time, as a ledger holds the bills of
+    one. `period` is two UTC+8 hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage),
+    or `last` the number of
     hours that are over. Hours that have not begun `as_of` an instant (None: now) are left for a later run. The other
     options are those of the job. `columns` gives usage columns as Spark SQL expressions over those of the DataFrame,
     `where` is a condition over them for the rows that are read, `model_alias` names that mean a model of the list, by
     patterns; times without an offset are in `call_time_zone`. Of copies of a call within `dedup_lookback` hours the
     `keep_copy` is billed. `usage_schema` is refused, as the DataFrame has its own. With `dry_run` nothing is written.
+    `one_writer` says that nothing else bills into the ledger at the same time, where its catalog could not see to that.
     If more rows are rejected than `max_rejected` says, the run is committed all the same: the record's
     `rejected_too_many` says so, and a warning of the logger `spark_billing`.
 
@@ -93,10 +99,10 @@ def bill_usage(
         "dry_run": dry_run,
     }
     asked = {"usage": None, "usage_format": None, **reading.asked(), "max_rejected": limit, **options}
-    of_job = {**options, "output": output, "source": source, "period": hours}
-    of_job["publishing_patience"] = publishing_patience
+    store = store_of(usage.sparkSession, output, catalog, one_writer=one_writer, patience=publishing_patience)
+    of_job = {**options, "store": store, "source": source, "period": hours}
     record = _bill(usage.sparkSession, prices, reading, lambda: reading.map(usage, prices), asked, **of_job).record
-    warn_of_rejected(record, output)
+    warn_of_rejected(record, store.where)
     return record
 
 
@@ -105,7 +111,8 @@ def bill_table(
     prices: PriceList,
     *,
     usage: str,
-    output: str,
+    output: Optional[str] = None,
+    catalog: Optional[str] = None,
     usage_format: Optional[str] = None,
     period: Optional[Period] = None,
     columns: Optional[Mapping[str, str]] = None,
@@ -116,26 +123,21 @@ def bill_table(
     max_rejected: MaxRejected = None,
     duplicates: bool = True,
     source: Optional[str] = None,
+    one_writer: bool = False,
     publishing_patience: float = 10,
     billed_with: Sequence[Period] = (),
     **options: Any,
 ) -> Outcome:
     """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`, as is
     `billed_with`."""
-    here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
-    if usage_format != "table" and there.startswith(here):
-        raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
-    if usage_format != "table" and here.startswith(there):
-        raise OutputError(
-            f"the usage {usage!r} lies in the output {output!r}, whose hours its own bill would replace; "
-            "give another output (rejected rows are billed there by a run over the whole usage)",
-            parameter="output",
-        )
+    if output is not None and usage_format != "table":
+        _require_apart(usage, output)
     limit = max_rejected_of(max_rejected)
     reading = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias, usage_format, usage_schema)
     asked = {"usage": usage, "usage_format": usage_format, **reading.asked(), "max_rejected": limit, **options}
-    of_job = {**options, "output": output, "source": source or usage.rstrip("/"), "period": period}
-    of_job.update(publishing_patience=publishing_patience, billed_with=billed_with)
+    store = store_of(spark, output, catalog, one_writer=one_writer, patience=publishing_patience)
+    of_job = {**options, "store": store, "source": source or usage.rstrip("/"), "period": period}
+    of_job["billed_with"] = billed_with
     return _bill(spark, prices, reading, lambda: reading.read(spark, usage, prices), asked, **of_job)
 
 
@@ -155,12 +157,25 @@ def _bill(
         return bill_run(Job(mapped.usage, prices, arguments=asked, **of_usage, **of_job))
 
 
-def warn_of_rejected(record: RunRecord, output: str) -> None:
+def _require_apart(usage: str, output: str) -> None:
+    """`OutputError` if one of two folders lies in the other."""
+    here, there = (f"{path.rstrip('/')}/" for path in (usage, output))
+    if there.startswith(here):
+        raise OutputError(f"the output {output!r} lies in the usage {usage!r}, which a later run would read")
+    if here.startswith(there):
+        raise OutputError(
+            f"the usage {usage!r} lies in the output {output!r}, whose hours its own bill would replace; "
+            "give another output (rejected rows are billed there by a run over the whole usage)",
+            parameter="output",
+        )
+
+
+def warn_of_rejected(record: RunRecord, where: str) -> None:
     """Say in the log that a committed run has rejected more than it was to: an exception would look as if it were not
     done."""
     if record.rejected_too_many:
         run = "a dry run" if record.arguments.get("dry_run") else f"run {record.run}, which is committed"
-        logging.getLogger("spark_billing").warning("%s (%s, into %s)", record.rejected_too_many, run, output)
+        logging.getLogger("spark_billing").warning("%s (%s, into %s)", record.rejected_too_many, run, where)
 
 
 def instant_of(

@@ -10,63 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, Optional
+from typing import Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.core.columns import billing_date, literal_rows, of_hours
-from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS, date_label, parse_hour, ranges
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, UTC8_SECONDS, date_label, ranges
 from spark_billing.core.schemas import LEFT_OUT
 from spark_billing.core.session import step
-from spark_billing.ledger.files import RunFiles
-from spark_billing.ledger.records import Ledger, sums_by_date
-from spark_billing.ledger.run_record import LineSums, RunRecord
+from spark_billing.ledger.earlier_conflicts import MEASURES
+from spark_billing.ledger.ledger import Ledger, Work
+from spark_billing.ledger.line_sums import sums_by_date
+from spark_billing.ledger.run_record import LineSums
 
 _KEY = ("workspace_id", "period_start", "region", "model", "rival_at")
-_MEASURES = ("requests", "input_tokens", "output_tokens", "amount")  # of what is left out, as bills have them
-_ALL = (*_MEASURES, "beaten")
+_ALL = (*MEASURES, "beaten")
 _EARLIER = ", ".join(
     ["workspace_id string, region string, model string, period_start bigint, rival_at bigint"]
     + [f"{name} {LEFT_OUT[name].dataType.simpleString()}" for name in _ALL]
 )
-
-
-@dataclass(frozen=True)
-class EarlierConflicts:
-    """The conflicts that the records of earlier versions told, of the hours that no run has covered since."""
-
-    rows: Sequence[dict[str, Any]] = ()  # of `_EARLIER`
-    unknown: frozenset[int] = frozenset()  # hours, in epoch seconds, of which they told nothing
-
-    @classmethod
-    def of(cls, records: Sequence[RunRecord]) -> EarlierConflicts:
-        rows: dict[int, list[dict[str, Any]]] = {}
-        unknown: set[int] = set()
-        if all(record.left_out is not None for record in records):
-            return cls()
-        for record in records:
-            covered = {hour for start, end in record.covered for hour in range(start, end, SECONDS_PER_HOUR)}
-            unknown -= covered
-            for hour in covered & rows.keys():
-                del rows[hour]
-            if record.left_out is None and record.conflicts is None:
-                unknown |= covered
-            elif record.left_out is None:
-                for told in record.conflicts or ():
-                    row = _earlier_row(*told)
-                    rows.setdefault(row["period_start"], []).append(row)
-        return cls([row for of_hour in rows.values() for row in of_hour], frozenset(unknown))
-
-
-def _earlier_row(
-    workspace_id: str, hour: str, region: str, model: str, rejected: bool, billed_at: Optional[str], *counts: Any
-) -> dict[str, Any]:
-    """A conflict as a record told it: calls that are left out, or the calls that are billed in their place."""
-    measures = dict(zip(_MEASURES, counts)) if rejected else {**dict.fromkeys(_MEASURES, 0), "amount": "0"}
-    where = {"workspace_id": workspace_id, "region": region, "model": model}
-    at = {"period_start": parse_hour(hour), "rival_at": parse_hour(billed_at or hour)}
-    return {**where, **at, **measures, "beaten": 0 if rejected else counts[0]}
 
 
 @dataclass(frozen=True)
@@ -84,7 +47,7 @@ def settle_conflicts(
     spark: SparkSession,
     ledger: Ledger,
     now: Optional[DataFrame],
-    folder: RunFiles,
+    work: Work,
     *,
     number: int,
     run_id: str,
@@ -97,22 +60,22 @@ def settle_conflicts(
     has any. `lookback` is in seconds; other runs that belong to this one bill the hours `billed_with`."""
     if not closed:
         return None
-    known = ledger.conflicts(spark, _dates_around(closed, lookback))
-    earlier = EarlierConflicts.of(ledger.records)
+    known = ledger.left_out(_dates_around(closed, lookback))
+    earlier = ledger.runs.earlier
     here = set(closed)
     near = [row for row in earlier.rows if row["period_start"] in here]
     if now is None and known is None and not near:
         return None
     step(spark, "compare the conflicts with those of the ledger")
-    before = literal_rows(spark, _EARLIER, near).withColumns(
+    before = literal_rows(spark, _EARLIER, map(dict, near)).withColumns(
         {name: F.timestamp_seconds(name) for name in ("period_start", "rival_at")}
     )
     # exactly these hours: one in between that the usage has no row of stays as it is, like its bill
     changes = _changes(now, known, before).join(of_hours(spark, closed), "period_start", "left_semi")
-    changes = folder.keep(f"conflicts-{run_id}", changes)
+    changes = work.keep(f"conflicts-{run_id}", changes)
     added: Mapping[str, LineSums] = {}
     if covered:
-        added = _add(folder, changes, number=number, run_id=run_id, covered=covered)
+        added = _add(work, changes, number=number, run_id=run_id, covered=covered)
     billed = [(covered[0], covered[-1] + SECONDS_PER_HOUR), *billed_with] if covered else list(billed_with)
     unknown = ranges(sorted(earlier.unknown & here))
     told = changes.filter(~_within("period_start", unknown))
@@ -147,9 +110,7 @@ def _changes(now: Optional[DataFrame], known: Optional[DataFrame], earlier: Data
     return both.groupBy(*_KEY).agg(*sums, total("requests", F.col("is_now")).alias("left_out_now"))
 
 
-def _add(
-    folder: RunFiles, changes: DataFrame, *, number: int, run_id: str, covered: Sequence[int]
-) -> Mapping[str, LineSums]:
+def _add(work: Work, changes: DataFrame, *, number: int, run_id: str, covered: Sequence[int]) -> Mapping[str, LineSums]:
     """Add the changes of the covered hours to the ledger's rows; what they come to, by date."""
     something = F.lit(False)
     for name in _ALL:
@@ -162,7 +123,7 @@ def _add(
         "run_id": F.lit(run_id),
     }
     rows = here.withColumns(of_run).select(*LEFT_OUT.fieldNames())
-    return sums_by_date(folder.leave_out(run_id, rows))
+    return sums_by_date(work.leave_out(run_id, rows))
 
 
 def _pairs(changes: DataFrame, known: Optional[DataFrame], billed: Sequence[tuple[int, int]]) -> DataFrame:
@@ -172,7 +133,7 @@ def _pairs(changes: DataFrame, known: Optional[DataFrame], billed: Sequence[tupl
     moved = (F.col("requests") != 0) | (F.col("input_tokens") != 0) | (F.col("output_tokens") != 0)
     of_moved = F.when(moved, F.col("amount")).otherwise(F.lit(0).cast(LEFT_OUT["amount"].dataType))
     pair = ("workspace_id", "period_start", "rival_at")
-    sums = [F.sum(name).alias(name) for name in ("left_out_now", *_MEASURES)]
+    sums = [F.sum(name).alias(name) for name in ("left_out_now", *MEASURES)]
     pairs = changes.withColumn("amount", of_moved).groupBy(*pair).agg(*sums)
     if known is None:
         pairs = pairs.withColumn("known", F.lit(0).cast("bigint"))
@@ -191,10 +152,10 @@ def _explained(pairs: DataFrame) -> DataFrame:
     """By how much a bill may fall in each measure: what is left out more than before, of all pairs of hours together.
     A call whose better copy is in no bill is no excuse: it would be in none."""
     counted = {}
-    for name in _MEASURES:
+    for name in MEASURES:
         zero = F.lit(0).cast(pairs.schema[name].dataType)
         counted[name] = F.when(F.col("unbilled"), F.least(F.col(name), zero)).otherwise(F.col(name))
-    sums = [F.greatest(F.sum(name), F.lit(0)).alias(name) for name in _MEASURES]
+    sums = [F.greatest(F.sum(name), F.lit(0)).alias(name) for name in MEASURES]
     return pairs.withColumns(counted).groupBy("workspace_id", "period_start").agg(*sums)
 
 

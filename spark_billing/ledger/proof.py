@@ -24,11 +24,11 @@ from spark_billing.core.schemas import AMOUNT, PRICED
 from spark_billing.core.text import printable
 from spark_billing.ledger.conflicts import SettledConflicts
 from spark_billing.ledger.difference import lowered_bills
-from spark_billing.ledger.files import Staging
-from spark_billing.ledger.run_record import LineSums, Totals
+from spark_billing.ledger.ledger import Work
+from spark_billing.ledger.run_record import LineSums, RunRecord
 from spark_billing.ledger.scope import Scope
 from spark_billing.usage.rating import with_costs
-from spark_billing.usage.reasons import reason_of
+from spark_billing.usage.reasons import REJECT_REASONS, reason_of
 
 _SHOWN_BILLS = 5  # workspaces, hours or lowered bills in a message or a summary
 _BILL_SUMS = ("requests", *TOKEN_COLUMNS, "amount")
@@ -80,9 +80,10 @@ def prove_bills(
     return Proved(amount, workspaces, hours)
 
 
-def write_calls(staging: Staging, metered: Metered, scope: Scope, totals: Totals, number: int, *, detail: bool) -> None:
+def write_calls(work: Work, metered: Metered, scope: Scope, record: RunRecord, *, detail: bool) -> None:
     """The rejected rows, and with `detail` the priced calls; `TotalsError` if what is read back is not what was
     counted."""
+    totals = record.totals
     if not totals.rejected and not detail:
         return
     rated = metered.rated()
@@ -94,22 +95,29 @@ def write_calls(staging: Staging, metered: Metered, scope: Scope, totals: Totals
         if scope.old_until is not None:
             inside &= hour >= scope.old_until
         rated = rated.filter(hour.isNull() | inside)
-    run = F.lit(number).cast("bigint")
+    run = F.lit(record.run).cast("bigint")
     if totals.rejected:
         rejected = rated.filter(F.col("reject").isNotNull())
-        counted = staging.calls("rejected", rejected, reject_reason=reason_of(F.col("reject")), run=run)
-        balance("rejected rows", totals.rejected, "those in rejected", staging.rejected_rows())
+        counted = work.calls("rejected", record.run_id, rejected, reject_reason=reason_of(F.col("reject")), run=run)
+        balance("rejected rows", totals.rejected, "those in rejected", _by_reason(work.written("rejected")))
         expected = {name: getattr(totals, name)["rejected"] for name in TOKEN_COLUMNS}
         expected = {"requests": totals.rows["rejected"], **expected}
         balance("rejected calls and tokens", expected, "those rejected in writing", counted)
     if detail:
         costs = {name: F.col(name) for name in PRICED.fieldNames()}
-        staging.calls("priced_calls", with_costs(rated.filter(F.col("reject").isNull())), run=run, **costs)
+        billed = with_costs(rated.filter(F.col("reject").isNull()))
+        work.calls("priced_calls", record.run_id, billed, run=run, **costs)
         if totals.rows["billed"]:
-            written = staging.read("priced_calls")
+            written = work.written("priced_calls")
             row = written.agg(F.count(F.lit(1)).alias("n"), F.sum("cost").cast(AMOUNT).alias("cost")).collect()[0]
             balance("billed calls", totals.rows["billed"], "those in priced_calls", row["n"])
             balance("amount billed", totals.amount, "cost in priced_calls", row["cost"])
+
+
+def _by_reason(rejected: DataFrame) -> dict[str, int]:
+    """The rows by reason, in the order of the reasons."""
+    rows = {row["reject_reason"]: row["count"] for row in rejected.groupBy("reject_reason").count().collect()}
+    return {reason: rows[reason] for reason in REJECT_REASONS if reason in rows}
 
 
 def guard(

@@ -8,21 +8,27 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from spark_billing.core.columns import quoted, tag_columns
-from spark_billing.core.errors import OutputError, UsageError
+from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import date_label, parse_hour
 from spark_billing.core.schemas import LEDGER_LINES
-from spark_billing.core.storage import Folder
-from spark_billing.ledger.records import Ledger
+from spark_billing.ledger.ledger import Ledger
+from spark_billing.ledger.stores import open_ledger
 
 
 def ledger_lines(
-    spark: SparkSession, output: str, *, start: Optional[str] = None, end: Optional[str] = None
+    spark: SparkSession,
+    output: Optional[str] = None,
+    *,
+    catalog: Optional[str] = None,
+    start: Optional[str] = None,
+    end: Optional[str] = None,
 ) -> DataFrame:
     """Every ledger line of the UTC+8 hours from `start` to before `end`, such as 2026-04-08T00 (`LEDGER_LINES`, tags).
 
-    `output` is the folder that the job bills into; without `start` or `end`, that side is open. The lines are verified
+    The ledger is in the folder `output` that the job bills into, or in the namespace `catalog`, such as `ice.billing`;
+    without `start` or `end`, that side is open. The lines are verified
     against the records of their runs, and their `amount` adds up to what is owed for these hours. `UsageError` if an
-    hour is none, `OutputError` if nothing was ever billed into the folder or its ledger is damaged.
+    hour is none, `OutputError` if nothing was ever billed there or its ledger is damaged.
 
     Examples
     --------
@@ -34,24 +40,20 @@ def ledger_lines(
     +--------+-----+
     """
     first, last = (None if text is None else _hour(text) for text in (start, end))
-    ledger = open_ledger(spark, output)
-    hours = [hour for record in ledger.records for hour in record.ledger.hours]
+    return lines_between(open_ledger(spark, output, catalog), first, last)
+
+
+def lines_between(ledger: Ledger, first: Optional[int], last: Optional[int]) -> DataFrame:
+    """The lines of the hours from `first` to before `last`, in epoch seconds, as the ledger was when it was opened."""
+    hours = ledger.runs.hours
     wanted = {date_label(hour) for hour in hours if (first is None or hour >= first) and (last is None or hour < last)}
-    lines = ledger.lines(spark, wanted)
+    lines = ledger.lines(wanted)
     if lines is None:
-        return spark.createDataFrame([], LEDGER_LINES)
+        return ledger.spark.createDataFrame([], LEDGER_LINES)
     at = F.unix_seconds("period_start")
     if first is not None:
         lines = lines.filter(at >= first)
     return lines if last is None else lines.filter(at < last)
-
-
-def open_ledger(spark: SparkSession, output: str) -> Ledger:
-    """The ledger of a folder that was billed into, with one run at least; `OutputError` if nothing ever was."""
-    ledger = Ledger.open(Folder(spark, output))
-    if not ledger.records:
-        raise OutputError(f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill")
-    return ledger
 
 
 def _hour(text: str) -> int:
@@ -61,17 +63,20 @@ def _hour(text: str) -> int:
         raise UsageError(str(error)) from None
 
 
-def bill_history(spark: SparkSession, output: str, *, workspace_id: str, hour: str) -> DataFrame:
+def bill_history(
+    spark: SparkSession, output: Optional[str] = None, *, catalog: Optional[str] = None, workspace_id: str, hour: str
+) -> DataFrame:
     """The ledger lines of a workspace and a UTC+8 hour such as 2026-04-08T00, oldest first (`LEDGER_LINES` and tags).
 
-    `output` is the folder that the job bills into. The lines are verified against the records of their runs; their
-    `amount` adds up to what is owed for the hour. `UsageError` if the hour is none or nothing was ever billed in it,
-    `OutputError` if the ledger is damaged.
+    `output` is the folder that the job bills into, or `catalog` the namespace. The lines are verified against the
+    records of their runs; their `amount` adds up to what is owed for the hour. `UsageError` if the hour is none or
+    nothing was ever billed in it, `OutputError` if the ledger is damaged.
     """
     start = _hour(hour)
-    lines = Ledger.open(Folder(spark, output)).lines(spark, {date_label(start)})
+    ledger = open_ledger(spark, output, catalog)
+    lines = ledger.lines({date_label(start)})
     if lines is None:
-        raise UsageError(f"nothing was ever billed in {output} on {date_label(start)} (UTC+8)")
+        raise UsageError(f"nothing was ever billed in {ledger.where} on {date_label(start)} (UTC+8)")
     wanted = (F.unix_seconds("period_start") == start) & (F.col("workspace_id") == workspace_id)
     tags = sorted(tag_columns(lines))
     order = ["run", "region", "model", "tier", "token_type", "price_per_1k", *map(quoted, tags)]

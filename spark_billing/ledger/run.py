@@ -1,14 +1,13 @@
 """One billing run: the usage metered, the difference to the ledger written, proved, committed and published.
 
-Nothing under the output changes before the run's record is committed, and the record is created only if the control
-totals of what was written balance. The tables of the touched dates are rebuilt from the ledger aside and then moved
-into place; if a run is killed in the middle of that, the next run finishes it from the record.
+Nothing that others read changes before the run is committed, and it is committed only if the control totals of what was
+written balance. Where that is, and how it is committed, is a matter of the store (`ledger.Store`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Optional
 from uuid import uuid4
@@ -22,19 +21,10 @@ from spark_billing.core.columns import tag_column
 from spark_billing.core.errors import LostRaceError, UsageError
 from spark_billing.core.hours import Period, date_label, hour_label, instant_label, next_hour, ranges
 from spark_billing.core.session import named_steps, step
-from spark_billing.core.storage import Storage
-from spark_billing.ledger.files import (
-    InMemory,
-    RunFiles,
-    RunFolder,
-    clear,
-    finish_publishing,
-    publish,
-    touched_partitions,
-)
+from spark_billing.ledger.ledger import InMemory, Ledger, Store, Work
 from spark_billing.ledger.proof import Proved, guard, prove_bills, write_calls
-from spark_billing.ledger.records import Ledger
-from spark_billing.ledger.run_record import RunRecord, SeenHours, Totals, UsedPrices, conflicts_path
+from spark_billing.ledger.publishing import Touched
+from spark_billing.ledger.run_record import RunRecord, SeenHours, Totals, UsedPrices
 from spark_billing.ledger.scope import Scope
 from spark_billing.ledger.settling import Settled, rebuild_tables, settle
 from spark_billing.prices.price_list import PriceList
@@ -53,8 +43,8 @@ class Job:
 
     usage: DataFrame
     prices: PriceList
-    output: str
-    source: str  # names the usage table over time; an output holds the bills of one
+    store: Store
+    source: str  # names the usage table over time; a ledger holds the bills of one
     arguments: Mapping[str, Any]  # as given, for the record
     period: Optional[Period] = None
     pricing: Pricing = "native"
@@ -68,7 +58,6 @@ class Job:
     adjust_within: Optional[int] = None  # days; None: however old
     allow_retractions: bool = False
     dry_run: bool = False
-    publishing_patience: float = 10  # seconds without progress, after which a run that is publishing counts as dead
     billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
     absent_fields: Sequence[str] = ()  # of the usage (`reading.Mapped`), for the record
 
@@ -88,6 +77,7 @@ class Outcome:
     dearest_workspaces: Sequence[Row]
     dearest_hours: Sequence[Row]
     lowered: Sequence[Row]  # bills that became lower: by rival copies, by leave, or in a dry run
+    places: Sequence[tuple[str, str]] = ()  # where a person finds what was written: what it is, and where
     most_conflicts: Sequence[Row] = ()  # where many calls are conflicts: the ids with the most of them
 
 
@@ -97,8 +87,7 @@ class _Started:
 
     spark: SparkSession
     job: Job
-    storage: Storage
-    folder: RunFiles
+    work: Work
     name: str
     at: datetime
     as_of: int
@@ -115,34 +104,33 @@ def bill_run(job: Job) -> Outcome:
     `TotalsError` if what was written does not prove itself; `LostRaceError` if other runs kept committing meanwhile. In
     each case the bills are as before.
     """
-    spark = job.usage.sparkSession
-    storage = Storage(spark, job.output)
-    _open(storage, job)
+    spark, store = job.usage.sparkSession, job.store
+    _open(job)
     at = datetime.now(timezone.utc)
     name = f"{at:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
-    folder = InMemory() if job.dry_run else RunFolder(spark, storage, name)
-    with named_steps(spark, f"bill {job.source} into {job.output}"):
+    work = InMemory() if job.dry_run else store.work(name)
+    with named_steps(spark, f"bill {job.source} into {store.where}"):
         try:
-            started = _meter(spark, job, storage, folder, name, at)
+            started = _meter(spark, job, work, name, at)
             for attempt in range(1, _ATTEMPTS + 1):
                 outcome = _attempt(started, attempt)
                 if outcome is not None:
                     return outcome
         finally:
-            folder.clear()
+            work.clear()
     raise LostRaceError(
-        f"other runs committed to {job.output} {_ATTEMPTS} times while this one was computing; nothing of this run was "
-        "published. Run it again."
+        f"other runs committed to {store.where} {_ATTEMPTS} times while this one was computing; nothing of this run "
+        "was published. Run it again."
     )
 
 
-def _open(storage: Storage, job: Job) -> Ledger:
-    ledger = Ledger.open(storage)
+def _open(job: Job) -> Ledger:
+    ledger = job.store.open()
     ledger.require(job.source, job.prices.currency, [tag_column(key) for key in job.group_by_tags])
     return ledger
 
 
-def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, name: str, at: datetime) -> _Started:
+def _meter(spark: SparkSession, job: Job, work: Work, name: str, at: datetime) -> _Started:
     """Sum the calls, and see which hours this run bills."""
     step(spark, "meter the usage")
     as_of = int(at.timestamp()) if job.as_of is None else job.as_of
@@ -150,7 +138,7 @@ def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, na
     metered = meter(
         job.usage,
         job.prices,
-        folder.keep,
+        work.keep,
         period=job.period,
         rule=CopyRule(job.dedup_lookback, job.keep_copy) if job.duplicates else None,
         open_from=open_from,
@@ -165,18 +153,17 @@ def _meter(spark: SparkSession, job: Job, storage: Storage, folder: RunFiles, na
     scope = Scope.of(sorted(hours - {None}), job.period, as_of=as_of, **limits)
     totals = ControlTotals(sums, scope.open_from, scope.old_until)
     taken = names_taken(metered.usage)
-    return _Started(spark, job, storage, folder, name, at, as_of, metered, totals, scope, taken)
+    return _Started(spark, job, work, name, at, as_of, metered, totals, scope, taken)
 
 
 def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     """Settle on the ledger as it is now, prove it and commit; None if another run was first."""
-    job, folder = run.job, run.folder
-    ledger = _open(run.storage, job)
-    if isinstance(folder, RunFolder):
-        finish_publishing(run.storage, ledger.last, job.publishing_patience)
+    job, work = run.job, run.work
+    ledger = _open(job)
+    work.begin(ledger, attempt)
     with_it = [(period.start, period.end) for period in job.billed_with]
     run_id = f"{run.name}-{attempt}"
-    settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, folder, run_id, run.at, with_it)
+    settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, work, run_id, run.at, with_it)
     lowered: Sequence[Row] = []
     if settled.held is not None and settled.lines.hours:
         lowered = guard(
@@ -186,42 +173,29 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
             job.prices.currency,
             may_lower=job.allow_retractions or job.dry_run,
         )
-    tables: Mapping[str, DataFrame] = {}
-    staging = folder.attempt(str(attempt)) if isinstance(folder, RunFolder) else None
-    if staging is not None:
-        tables = rebuild_tables(run.spark, settled, staging)
+    tables = rebuild_tables(run.spark, settled, work)
     step(run.spark, "prove the totals from what was written")
     proved = prove_bills(run.metered.rows, settled.owed, tables, run.totals.by_kind())
     totals = _totals(run, proved)
     step(run.spark, "write the rejected rows and the details")
     record = _record(run, ledger, settled, totals)
     most_conflicts: Sequence[Row] = []
-    if staging is not None:
-        write_calls(staging, run.metered, run.scope, totals, settled.number, detail=job.detail)
+    if not work.is_dry:
+        write_calls(work, run.metered, run.scope, record, detail=job.detail)
         if totals.rejected.get("conflicting_request", 0) >= _MANY_CONFLICTS:
             most_conflicts = run.metered.most_conflicts()
-        if not settled.lines.hours:
-            clear(run.storage, record.lines_path)
-        if not record.left_out:
-            clear(run.storage, conflicts_path(run_id))
-        replaced = staging.partitions()
-        without_time = job.period is not None or not _NO_TIME.isdisjoint(totals.rejected)
-        first_call = first_call_of(job.prices)
-        before = date_label(first_call) if job.period is not None and first_call > 0 else ""
-        touched = touched_partitions(
-            run.storage, settled.dates, run.scope.covered, without_time=without_time, before=before
-        )
-        emptied = sorted(set(touched) - set(replaced))
-        record = replace(record, staging=staging.folder, replace=replaced, remove=emptied)
-    outcome = Outcome(record, proved.dearest_workspaces, proved.dearest_hours, lowered, most_conflicts)
-    if not isinstance(folder, RunFolder):
-        return outcome
-    folder.commits()
-    if ledger.commit(run.storage, record):
-        publish(run.storage, record)
-        return outcome
-    folder.lost(settled.run_id)
-    return None
+    committed = work.commit(ledger, record, _touched(run, settled, totals))
+    if committed is None:
+        return None
+    places = [] if work.is_dry else job.store.places(committed)
+    return Outcome(committed, proved.dearest_workspaces, proved.dearest_hours, lowered, places, most_conflicts)
+
+
+def _touched(run: _Started, settled: Settled, totals: Totals) -> Touched:
+    period, first_call = run.job.period, first_call_of(run.job.prices)
+    without_time = period is not None or not _NO_TIME.isdisjoint(totals.rejected)
+    before = date_label(first_call) if period is not None and first_call > 0 else ""
+    return Touched(settled.dates, run.scope.covered, without_time, before)
 
 
 def _totals(run: _Started, proved: Proved) -> Totals:
@@ -240,11 +214,11 @@ def _record(
     job, prices, covered = run.job, run.job.prices, run.scope.covered
     begun = [hour for hour in run.scope.with_usage if hour <= run.as_of]
     ahead = [hour for hour in run.scope.with_usage if hour > run.as_of]
-    absent = [] if job.period is not None else sorted(set(ledger.hours()) - set(run.scope.with_usage))
+    absent = [] if job.period is not None else sorted(set(ledger.runs.amounts()) - set(run.scope.with_usage))
     return RunRecord(
         run=settled.number,
         run_id=settled.run_id,
-        parent=None if ledger.last is None else ledger.last.run_id,
+        parent=ledger.runs.last_id,
         started_at=run.at.isoformat(timespec="seconds"),
         committed_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         as_of=instant_label(run.as_of),
@@ -267,7 +241,6 @@ def _record(
         left_out={} if settled.conflicts is None else settled.conflicts.added,
         ledger=settled.lines,
         not_adjusted=settled.too_old,
-        staging=f"_staging/{run.name}",
         model_aliases=run.model_aliases,
         absent_fields=job.absent_fields,
     )

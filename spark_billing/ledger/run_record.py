@@ -146,7 +146,7 @@ class RunRecord:
     left_out: Optional[Mapping[str, LineSums]]  # its rows of `schemas.LEFT_OUT`, by date; None: an older version
     ledger: AddedLines
     not_adjusted: AddedLines
-    staging: str  # where its partitions were written aside
+    staging: str = ""  # where its partitions were written aside, in a folder
     replace: Sequence[str] = ()  # the partitions that it publishes
     remove: Sequence[str] = ()  # and those that have become empty
     # Of an older version, in place of `left_out`: [workspace, hour, region, model, whether left out, hour of the copy

@@ -10,15 +10,15 @@ from typing import Optional
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from spark_billing.bills.lines import hourly_bills, lines_of_sums
+from spark_billing.bills.lines import lines_of_sums
 from spark_billing.bills.metering import Metered
 from spark_billing.core.columns import of_hours, tag_columns
 from spark_billing.core.hours import date_label
 from spark_billing.core.session import step
 from spark_billing.ledger.conflicts import SettledConflicts, settle_conflicts
-from spark_billing.ledger.difference import difference, net_lines
-from spark_billing.ledger.files import RunFiles, Staging
-from spark_billing.ledger.records import Ledger, sums_by_hour
+from spark_billing.ledger.difference import difference
+from spark_billing.ledger.ledger import Ledger, Work
+from spark_billing.ledger.line_sums import sums_by_hour
 from spark_billing.ledger.run_record import AddedLines
 from spark_billing.ledger.scope import Scope
 from spark_billing.prices.price_list import PriceList
@@ -50,22 +50,22 @@ def settle(
     metered: Metered,
     scope: Scope,
     prices: PriceList,
-    folder: RunFiles,
+    work: Work,
     run_id: str,
     started: datetime,
     billed_with: Sequence[tuple[int, int]] = (),
 ) -> Settled:
     """The difference of the metered usage to the ledger, written once. Other runs that belong to this one bill the
     hours `billed_with`."""
-    number, closed = len(ledger.records) + 1, scope.closed
+    number, closed = ledger.runs.count + 1, scope.closed
     step(spark, "read and verify the ledger")
-    held = ledger.lines(spark, {date_label(hour) for hour in closed})
+    held = ledger.lines({date_label(hour) for hour in closed})
     held_here = None if held is None else held.join(of_hours(spark, closed), "period_start", "left_semi")
     conflicts = settle_conflicts(
         spark,
         ledger,
         metered.conflicts,
-        folder,
+        work,
         number=number,
         run_id=run_id,
         closed=closed,
@@ -89,7 +89,7 @@ def settle(
         too_old = AddedLines.of(sums_by_hour(changes.filter(_start() < scope.old_until)))
         changes = changes.filter(_start() >= scope.old_until)
     step(spark, "add the difference to the ledger")
-    added = folder.add(run_id, changes)
+    added = work.add(run_id, changes)
     sums = AddedLines.of(sums_by_hour(added))
     owed = added
     if held_here is not None:
@@ -98,7 +98,7 @@ def settle(
     return Settled(number, run_id, added, sums, too_old, held, owed, conflicts, tags)
 
 
-def rebuild_tables(spark: SparkSession, settled: Settled, staging: Staging) -> Mapping[str, DataFrame]:
+def rebuild_tables(spark: SparkSession, settled: Settled, work: Work) -> Mapping[str, DataFrame]:
     """The tables of the dates that change, written aside and read back; beside them the ledger lines they are of."""
     if not settled.dates:
         return {}
@@ -107,10 +107,8 @@ def rebuild_tables(spark: SparkSession, settled: Settled, staging: Staging) -> M
     if settled.held is not None:
         before = settled.held.filter(F.col("billing_date").cast("string").isin(*settled.dates))
         of_dates = before.unionByName(settled.added, allowMissingColumns=True)
-    run = F.lit(settled.number).cast("bigint").alias("run")
-    lines = staging.table("bill_lines", net_lines(of_dates).select("*", run))
-    bills = staging.table("bills", hourly_bills(lines).select("*", run))
-    return {"ledger": of_dates, "bill_lines": lines, "bills": bills}
+    tables = work.rebuild(of_dates, settled.number)
+    return {"ledger": of_dates, **tables} if tables else {}
 
 
 def _start() -> Column:

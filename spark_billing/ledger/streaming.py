@@ -37,7 +37,8 @@ def bill_touched_hours(
     prices: PriceList,
     *,
     usage: str,
-    output: str,
+    output: Optional[str] = None,
+    catalog: Optional[str] = None,
     usage_format: Optional[str] = None,
     columns: Optional[Mapping[str, str]] = None,
     call_time_zone: Optional[str] = None,
@@ -125,8 +126,10 @@ def bill_touched_hours(
                     hours |= _hours_of_copies(calls, _around(hours, whole, rule.seconds))
             periods = _periods(hours)
             for period in periods:  # the better copy may lie in a later one: these runs are one, cut where hours lack
-                done = bill_table(spark, prices, output=output, period=period, billed_with=periods, **table)
-                warn_of_rejected(done.record, output)
+                done = bill_table(
+                    spark, prices, output=output, catalog=catalog, period=period, billed_with=periods, **table
+                )
+                warn_of_rejected(done.record, str(output or catalog))
 
     return bill_batch
 

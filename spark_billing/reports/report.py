@@ -6,23 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from spark_billing.core.columns import quoted, tag_column, tag_keys
 from spark_billing.core.errors import UsageError
-from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, Period, date_label, hour_label, hour_number
-from spark_billing.core.storage import Folder, path_is_absent
+from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, Period, date_label, hour_label
 from spark_billing.estimates.expected import Expected
 from spark_billing.ledger.difference import ORIGINAL
-from spark_billing.ledger.reading import ledger_lines, open_ledger
+from spark_billing.ledger.ledger import Ledger
+from spark_billing.ledger.reading import lines_between
 from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, total_of
 from spark_billing.usage.reasons import REJECT_REASONS
 
 _MOST_DAYS = 1_100  # three years
-_REJECTED = "reject_reason string, billing_date date, billing_hour int"
 
 
 @dataclass(frozen=True)
@@ -55,29 +53,29 @@ class Report:
 
 
 def read_report(
-    spark: SparkSession,
-    output: str,
+    ledger: Ledger,
     period: Optional[Period] = None,
     *,
     top: int = 10,
     estimate: Optional[Expected] = None,
     reconciliation: Optional[Reconciliation] = None,
 ) -> Report:
-    """What the ledger in `output` says of a period, or of all hours that it has.
+    """What a ledger says of a period, or of all hours that it has.
 
     Each list names the `top` dearest and sums the others. `UsageError` if the ledger has no line of the period, or what
     is compared is in another currency; `OutputError` if there is no ledger or it is damaged.
     """
-    ledger = open_ledger(spark, output)
-    last = ledger.records[-1]
+    last, where = ledger.last, ledger.where
+    if last is None:
+        raise UsageError(f"the ledger in {where} has no run; there is nothing to report")
     if period is None:
-        hours = sorted(ledger.hours())
+        hours = sorted(ledger.runs.amounts())
         if not hours:
-            raise UsageError(f"the ledger in {output} has no line; there is nothing to report")
+            raise UsageError(f"the ledger in {where} has no line; there is nothing to report")
         period = Period(hours[0], hours[-1] + SECONDS_PER_HOUR)
         if period.end - period.start > _MOST_DAYS * SECONDS_PER_DAY:  # one call with a date of nonsense is enough
             raise UsageError(
-                f"the ledger in {output} has lines from {hour_label(hours[0])} to {hour_label(hours[-1])}, more than "
+                f"the ledger in {where} has lines from {hour_label(hours[0])} to {hour_label(hours[-1])}, more than "
                 f"{_MOST_DAYS:,} days, each a bar and a row of the page; say which period",
                 parameter="period",
             )
@@ -85,15 +83,14 @@ def read_report(
     for what, compared in (("estimate", estimate), ("reconciliation", reconciliation)):
         if compared is not None and compared.currency != currency:
             raise UsageError(f"the {what} is in {compared.currency}, and the ledger in {currency}")
-    start, end = hour_label(period.start), hour_label(period.end)
-    parts = _parts(ledger_lines(spark, output, start=start, end=end), top)
+    parts = _parts(lines_between(ledger, period.start, period.end), top)
     if not parts["currency"]:
-        raise UsageError(f"the ledger in {output} has no line of {period} (UTC+8); there is nothing to report")
+        raise UsageError(f"the ledger in {where} has no line of {period} (UTC+8); there is nothing to report")
     total = total_of(parts["currency"])
     prove(total, parts)
     of_hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
     del parts["currency"]
-    rejected, without_time = _rejected_rows(spark, output, period)
+    rejected, without_time = _rejected_rows(ledger, period)
     return Report(
         period=period,
         currency=currency,
@@ -118,20 +115,12 @@ def _parts(lines: DataFrame, top: int) -> dict[str, list[Part]]:
     return breakdown(lines, kinds, top=top, whole=WHOLE_KINDS)
 
 
-def _rejected_rows(spark: SparkSession, output: str, period: Period) -> tuple[dict[str, int], dict[str, int]]:
+def _rejected_rows(ledger: Ledger, period: Period) -> tuple[dict[str, int], dict[str, int]]:
     """The rejected rows as the last run on each hour has left them, by reason: of the period's hours, and of none."""
-    folder = Folder(spark, output).path("rejected")
-    hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")
-    first, end = (hour_number(edge) for edge in (period.start, period.end))
-    try:
-        rows = spark.read.schema(_REJECTED).parquet(folder)
-        undated = F.col("billing_date").isNull()
-        rows = rows.filter(undated | ((hour >= first) & (hour < end)))
-        found = rows.groupBy("reject_reason", undated.alias("undated")).count().collect()
-    except PySparkException as error:
-        if not path_is_absent(error):
-            raise
+    rows = ledger.rejected(period)
+    if rows is None:
         return {}, {}
+    found = rows.groupBy("reject_reason", F.col("billing_date").isNull().alias("undated")).count().collect()
     counts = {(row["reject_reason"], row["undated"]): row["count"] for row in found}
     dated, without = (
         {reason: counts[reason, undated] for reason in REJECT_REASONS if (reason, undated) in counts}

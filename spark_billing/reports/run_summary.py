@@ -9,7 +9,6 @@ from typing import Any
 from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
 from spark_billing.core.text import printable, table
-from spark_billing.ledger.records import record_path
 from spark_billing.ledger.run import Outcome
 from spark_billing.ledger.run_record import LineSums, RunRecord, Totals
 from spark_billing.prices.price_list import PriceList
@@ -25,7 +24,7 @@ _BECAME = {
 _SHOWN_NAMES = 5
 
 
-def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[str]:
+def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
     """A billing run as a person reads it: what was read, billed, rejected and why, what it costs, what that adds to the
     ledger, and where the files are."""
     record, totals = outcome.record, outcome.record.totals
@@ -67,13 +66,9 @@ def printed_run(outcome: Outcome, prices: PriceList, output: str) -> Iterator[st
     ):
         if dearest:
             text += [*table([(title, *headings), *((name, *_bill_cells(row)) for name, row in dearest)]), ""]
-    if not dry:
-        folders = [("bill lines", "bill_lines"), ("bills", "bills")]
-        folders += [("rejected rows", "rejected")] if totals.rows["rejected"] else []
-        folders += [("priced calls", "priced_calls")] if record.arguments.get("detail") else []
-        folders += [("run record", f"{record_path(record.run)}")]
-        width = max(len(name) for name, _ in folders)
-        text += [f"{name.ljust(width)}  {output.rstrip('/')}/{path}" for name, path in folders]
+    if outcome.places:
+        width = max(len(what) for what, _ in outcome.places)
+        text += [f"{what.ljust(width)}  {where}" for what, where in outcome.places]
     yield from "\n".join(text).rstrip().splitlines()
 
 

@@ -6,9 +6,11 @@ from decimal import Decimal
 import pytest
 from pyspark.sql import functions as F
 
-from spark_billing.ledger.conflicts import EarlierConflicts, settle_conflicts
-from spark_billing.ledger.files import InMemory
+from spark_billing.ledger.conflicts import settle_conflicts
+from spark_billing.ledger.earlier_conflicts import EarlierConflicts
+from spark_billing.ledger.ledger import InMemory
 from spark_billing.ledger.run_record import RunRecord
+from spark_billing.ledger.summed_runs import SummedRuns
 from tests.conftest import HOUR
 from tests.ledger.test_run_record import RECORD, START
 from tests.oracle import COMMERCIAL_START
@@ -24,9 +26,9 @@ class Known:
     """A ledger that has left out these rows."""
 
     def __init__(self, rows, records=()):
-        self.rows, self.records = rows, records
+        self.rows, self.runs = rows, SummedRuns(earlier=EarlierConflicts().after(records))
 
-    def conflicts(self, spark, dates):
+    def left_out(self, dates):
         assert "2026-04-08" in dates
         return self.rows
 
@@ -137,13 +139,13 @@ def test_what_earlier_versions_told_counts_until_a_run_covers_the_hour():
     row = ["w", "2026-04-08T03", "r", "m", True, "2026-04-08T04", 2, 520, 100, "0.4"]
     winner = ["w", "2026-04-08T04", "r", "m", False, "2026-04-08T04", 1, 270, 50, "0.3"]
     told_it, told_nothing = earlier_record(conflicts=[row, winner]), earlier_record(conflicts=None)
-    assert [r["requests"] for r in EarlierConflicts.of([told_it]).rows] == [2, 0]
-    assert EarlierConflicts.of([told_it, earlier_record()]).rows == []
-    assert EarlierConflicts.of([told_nothing]).unknown == {START + n * 3600 for n in range(6)}
+    assert [r["requests"] for r in EarlierConflicts().after([told_it]).rows] == [2, 0]
+    assert EarlierConflicts().after([told_it, earlier_record()]).rows == []
+    assert EarlierConflicts().after([told_nothing]).unknown == {START + n * 3600 for n in range(6)}
     # a later run knows some of these hours, hour by hour
     newer = RunRecord.from_json("r.json", json.dumps({**RECORD, "covered": [["2026-04-08T01", "2026-04-08T04"]]}))
-    assert EarlierConflicts.of([told_nothing, newer]).unknown == {START, START + 4 * 3600, START + 5 * 3600}
-    assert EarlierConflicts.of([newer]) == EarlierConflicts()
+    assert EarlierConflicts().after([told_nothing, newer]).unknown == {START, START + 4 * 3600, START + 5 * 3600}
+    assert EarlierConflicts().after([newer]) == EarlierConflicts()
 
 
 @pytest.mark.campaign

@@ -27,11 +27,11 @@ from spark_billing import PriceList, bill_lines, check_usage, hourly_bills
 from spark_billing.core.errors import RetractionError
 from spark_billing.core.hours import Period, date_label
 from spark_billing.core.storage import Storage
-from spark_billing.ledger import run
+from spark_billing.ledger import folder_ledger
 from spark_billing.ledger.billing import bill_table
 from spark_billing.ledger.difference import net_lines
-from spark_billing.ledger.files import RunFolder, Staging
-from spark_billing.ledger.records import Ledger
+from spark_billing.ledger.files import Staging
+from spark_billing.ledger.folder_ledger import FolderLedger, RunFolder
 from tests.bills.test_differential import hostile_calls
 from tests.conftest import HOUR, call, usage_frame
 from tests.oracle import COMMERCIAL_START
@@ -50,9 +50,8 @@ AFTER = [*BEFORE, *(call(f"late-{n}", HOURS[n % 3] + timedelta(hours=n % 2)) for
 def owed(spark, output):
     """What the ledger says is owed, and what the tables say, which must be the same; with the rejected rows."""
     storage = Storage(spark, str(output))
-    ledger = Ledger.open(storage)
-    dates = {date_label(hour) for record in ledger.records for hour in record.ledger.hours}
-    lines = net_lines(ledger.lines(spark, dates))
+    ledger = FolderLedger.open(storage)
+    lines = net_lines(ledger.lines({date_label(hour) for hour in ledger.runs.hours}))
     names = [f"`{name}`" for name in lines.columns]
     said = sorted(map(str, lines.collect()))
     assert said == sorted(map(str, spark.read.parquet(f"{output}/bill_lines").select(*names).collect()))
@@ -113,9 +112,9 @@ STEPS = [  # what a run does to its files, in that order; it dies before or afte
     (Staging, "write_lines"),
     (Staging, "table"),
     (Staging, "calls"),
-    (Ledger, "commit"),
+    (folder_ledger, "create_record"),
     (Storage, "move"),
-    (run, "publish"),
+    (folder_ledger, "publish"),
 ]
 
 
@@ -141,14 +140,14 @@ def test_died_at_each_step(spark, usages, tmp_path, monkeypatch, owner, name, wh
     assert outcome.record.totals.amount == 250 * Decimal("0.00005308")
     said, rejected = owed(spark, tmp_path / "out")
     assert rejected == ["r-x"]
-    committed = (name, when) in {("commit", "after"), ("move", "before"), ("move", "after")} or name == "publish"
+    committed = (name, when) in {("create_record", "after"), ("move", "before"), ("move", "after")} or name == "publish"
     assert outcome.record.run == (3 if committed else 2)
     assert bool(outcome.record.ledger.reasons) == (not committed)
     assert said
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize(("owner", "name"), [(Staging, "write_conflicts"), (Ledger, "commit")])
+@pytest.mark.parametrize(("owner", "name"), [(Staging, "write_conflicts"), (folder_ledger, "create_record")])
 def test_what_a_run_that_died_left_out_does_not_count(spark, tmp_path, monkeypatch, owner, name, when):
     """Two calls are left out for fuller copies an hour later, which explains that the bill of the first hour falls."""
     first = [call(n, HOURS[0]) for n in range(5)]
@@ -170,8 +169,8 @@ def test_what_a_run_that_died_left_out_does_not_count(spark, tmp_path, monkeypat
             quiet_bill(spark, str(tmp_path / "fuller"), tmp_path / "out")
     for _ in range(2):
         quiet_bill(spark, str(tmp_path / "fuller"), tmp_path / "out")
-        ledger = Ledger.open(Storage(spark, str(tmp_path / "out")))
-        left_out = ledger.conflicts(spark, ["2026-04-08"])
+        ledger = FolderLedger.open(Storage(spark, str(tmp_path / "out")))
+        left_out = ledger.left_out(["2026-04-08"])
         sums = left_out.groupBy("workspace_id").agg(F.sum("requests"), F.sum("input_tokens"), F.sum("beaten"))
         assert [tuple(row) for row in sums.collect()] == [("w-1", 2, 520, 2)]
     with pytest.raises(RetractionError):
@@ -196,14 +195,11 @@ def test_two_runs_at_once(spark, usages, tmp_path):
         for thread in threads:
             thread.join()
         assert ends == [0, 0]
-        committed = Ledger.open(Storage(spark, str(output))).records
-        assert len(committed) == 2
+        committed = FolderLedger.open(Storage(spark, str(output)))
+        assert committed.runs.count == 2
         said, _ = owed(spark, output)
         amounts = {"before": 200 * Decimal("0.00005308"), "after": 250 * Decimal("0.00005308")}
-        assert (
-            sum(sums.amount for r in committed for sums in r.ledger.hours.values())
-            == (amounts[Path(committed[-1].arguments["usage"]).name])
-        )
+        assert sum(committed.runs.amounts().values()) == (amounts[Path(committed.last.arguments["usage"]).name])
         assert said
 
 
@@ -283,8 +279,8 @@ class History(stateful.RuleBasedStateMachine):
             bills = {(b["workspace_id"], b["s"]): b["amount"] for b in frame.withColumn(
                 "s", F.unix_seconds("period_start").cast("double")).collect()}  # fmt: skip
         assert bills == dict(expected)
-        ledger = Ledger.open(Storage(self.spark, str(self.output)))
-        lines = ledger.lines(self.spark, {"2026-04-08"})
+        ledger = FolderLedger.open(Storage(self.spark, str(self.output)))
+        lines = ledger.lines({"2026-04-08"})
         held = [] if lines is None else lines.collect()
         assert sum((row["amount"] for row in held), Decimal(0)) == sum(expected.values())
         now = Counter(map(str, held))

@@ -11,7 +11,7 @@ import pytest
 from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.core.errors import OutputError
 from spark_billing.core.storage import Folder
-from spark_billing.ledger.records import Ledger
+from spark_billing.ledger.folder_ledger import FolderLedger
 from tests.conftest import HOUR, ONE, call, files, record, rows, usage_frame
 from tests.oracle import COMMERCIAL_START, EPOCH
 
@@ -212,12 +212,12 @@ def test_a_fuller_copy_moves_the_bill_of_a_call(spark, write, bill, tmp_path):
     kept = rows(spark, path, "ledger/conflicts")
     assert [(r["requests"], r["input_tokens"], r["beaten"], r["run"]) for r in kept] == [(0, 0, 1, 2), (1, 260, 0, 2)]
     # they are verified as lines are
-    ledger = Ledger.open(Folder(spark, str(path)))
-    assert ledger.conflicts(spark, ["2026-04-09"]) is None
-    assert ledger.conflicts(spark, ["2026-04-08", "2026-04-09"]).count() == 2
+    ledger = FolderLedger.open(Folder(spark, str(path)))
+    assert ledger.left_out(["2026-04-09"]) is None
+    assert ledger.left_out(["2026-04-08", "2026-04-09"]).count() == 2
     next((path / "ledger" / "conflicts").rglob("*.parquet")).unlink()
     with pytest.raises(OutputError, match="is not what its run wrote: recorded are 2 lines, 1 requests"):
-        ledger.conflicts(spark, ["2026-04-08"])
+        ledger.left_out(["2026-04-08"])
 
 
 @pytest.mark.campaign

@@ -15,6 +15,7 @@ from spark_billing.commands.report import report as report_job
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period, parse_hour
 from spark_billing.estimates.expected import Expected
+from spark_billing.ledger.stores import open_ledger
 from spark_billing.provider.comparison import Cause, Reconciliation
 from spark_billing.reports.breakdown import Part, Sums
 from spark_billing.reports.charts import bars, cut_to_fit
@@ -210,7 +211,7 @@ def test_what_is_read(spark, write, bill, tmp_path):
     assert bill(write(calls[1:], "u-1", tags=True), *arguments)[0] == 0
     assert bill(write([*calls, *bad, calls[0]], "u-2", tags=True), *arguments)[0] == 0
     out = str(tmp_path / "out")
-    found = read_report(spark, out)
+    found = read_report(open_ledger(spark, out))
     # Hangzhou 3 x 0.00005308; Hong Kong 260 x 0.0005064 / 1000 + 50 x 0.001519 / 1000
     assert str(found.period) == "2026-04-08T00 to 2026-04-09T01"
     assert found.parts["workspace"][-1] == Part("w-1", Sums(3, 780, 150, Decimal("0.00010616"), Decimal("0.00005308")))
@@ -220,15 +221,15 @@ def test_what_is_read(spark, write, bill, tmp_path):
     assert found.rejected_without_time == {"missing_call_time": 1}
     assert {day: sums.requests for day, sums in found.days().items()} == {"2026-04-08": 3, "2026-04-09": 1}
 
-    first = read_report(spark, out, Period(START, START + 3600), top=1)
+    first = read_report(open_ledger(spark, out), Period(START, START + 3600), top=1)
     assert first.total == Sums(3, 780, 150, Decimal("0.00010616"), Decimal("0.00005308"))
     assert first.rejected == {"unknown_model": 1, "duplicate_request": 1}
     with pytest.raises(UsageError, match="no line of 2026-04-08T01"):
-        read_report(spark, out, Period(START + 3600, START + 7200))
+        read_report(open_ledger(spark, out), Period(START + 3600, START + 7200))
     with pytest.raises(UsageError, match="the estimate is in CNY, and the ledger in USD"):
-        read_report(spark, out, estimate=Expected("CNY", *[Decimal(1)] * 3, 1))
+        read_report(open_ledger(spark, out), estimate=Expected("CNY", *[Decimal(1)] * 3, 1))
     with pytest.raises(OutputError, match="nothing was ever billed"):
-        read_report(spark, str(tmp_path / "none"))
+        read_report(open_ledger(spark, str(tmp_path / "none")))
 
 
 def test_one_date_of_nonsense_does_not_draw_centuries(spark, write, bill, tmp_path):
@@ -236,8 +237,8 @@ def test_one_date_of_nonsense_does_not_draw_centuries(spark, write, bill, tmp_pa
     assert bill(write([call(1), call(2, far)]), "--as-of", "3000-01-01T00:00Z")[0] == 0
     out = str(tmp_path / "out")
     with pytest.raises(UsageError, match="from 2026-04-08T00 to 2999-04-08T00, more than 1,100 days"):
-        read_report(spark, out)
-    assert read_report(spark, out, Period(START, START + 3600)).total.requests == 1
+        read_report(open_ledger(spark, out))
+    assert read_report(open_ledger(spark, out), Period(START, START + 3600)).total.requests == 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Ledger lines counted and added up by Spark: what a record says of them, and what is compared with it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
+
+from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
+from spark_billing.ledger.run_record import LineSums
+
+
+def sums_by_hour(lines: DataFrame) -> dict[int, dict[str, LineSums]]:
+    """The count and sums of ledger lines by hour, in epoch seconds, and by reason (`original` has none)."""
+    hour, reason = F.unix_seconds("period_start").alias("hour"), F.coalesce("reason", "entry").alias("reason")
+    sums: dict[int, dict[str, LineSums]] = {}
+    for row in lines.groupBy(hour, reason).agg(*_counts_and_sums()).orderBy("hour", "reason").collect():
+        sums.setdefault(row["hour"], {})[row["reason"]] = _sums_of(row)
+    return sums
+
+
+def sums_by_date(conflicts: DataFrame) -> dict[str, LineSums]:
+    """The count and sums of rows of `LEFT_OUT` by UTC+8 date."""
+    rows = _with_tokens(conflicts).groupBy("billing_date").agg(*_counts_and_sums()).orderBy("billing_date").collect()
+    return {str(row["billing_date"]): _sums_of(row) for row in rows}
+
+
+def sums_by_run_and_date(written: DataFrame) -> dict[tuple[str, str], LineSums]:
+    """The count and sums of ledger lines, or rows of `LEFT_OUT`, by UTC+8 date and run_id."""
+    rows = _with_tokens(written).groupBy("run_id", "billing_date").agg(*_counts_and_sums()).collect()
+    return {(str(row["billing_date"]), row["run_id"]): _sums_of(row) for row in rows}
+
+
+def _with_tokens(written: DataFrame) -> DataFrame:
+    """Lines as they are; of what is left out, which has tokens of both kinds in a row, their sum."""
+    if "tokens" in written.columns:
+        return written
+    kinds = [F.col(name).cast(TOTAL_TOKENS) for name in ("input_tokens", "output_tokens")]
+    return written.withColumn("tokens", (kinds[0] + kinds[1]).cast(TOTAL_TOKENS))
+
+
+def _counts_and_sums() -> list[Column]:
+    sums = [F.sum(F.col(name).cast(TOTAL_TOKENS)).cast(TOTAL_TOKENS).alias(name) for name in ("requests", "tokens")]
+    return [F.count(F.lit(1)).alias("lines"), *sums, F.sum("amount").cast(AMOUNT).alias("amount")]
+
+
+def _sums_of(row: Any) -> LineSums:
+    return LineSums(int(row["lines"]), int(row["requests"]), int(row["tokens"]), Decimal(row["amount"]))

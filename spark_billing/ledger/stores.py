@@ -1,0 +1,45 @@
+"""Which store a ledger is in: a folder by its path, or a table of a catalog by its namespace."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+from pyspark.sql import SparkSession
+
+from spark_billing.core.errors import OutputError, UsageError
+from spark_billing.core.storage import Storage, folder_to_read
+from spark_billing.ledger.folder_ledger import FolderLedger, FolderStore
+from spark_billing.ledger.ledger import Ledger, Store
+
+
+def store_of(
+    spark: SparkSession,
+    output: Optional[str],
+    catalog: Optional[str],
+    *,
+    one_writer: bool = False,
+    patience: float = 10,
+) -> Store:
+    """Where runs are billed into: the folder `output`, or the namespace `catalog`, such as `ice.billing`."""
+    _require_one(output, catalog)
+    return FolderStore(Storage(spark, str(output)), patience)
+
+
+def open_ledger(spark: SparkSession, output: Optional[str], catalog: Optional[str] = None) -> Ledger:
+    """The ledger of a folder or namespace that was billed into, with one run at least; `OutputError` if nothing ever
+    was."""
+    _require_one(output, catalog)
+    ledger: Ledger = FolderLedger.open(folder_to_read(spark, str(output)))
+    if ledger.last is None:
+        raise OutputError(
+            f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill", parameter="output"
+        )
+    return ledger
+
+
+def _require_one(output: Optional[str], catalog: Optional[str]) -> None:
+    if (output is None) == (catalog is None):
+        raise UsageError(
+            "a ledger is in a folder or in a catalog: give either output, a path, or catalog, such as ice.billing",
+            parameter="output",
+        )
