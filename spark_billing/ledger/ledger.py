@@ -96,11 +96,12 @@ class Ledger(ABC):
                 raise
             reason = str(error).splitlines()[0]
             raise OutputError(f"lines that a committed run wrote are gone ({reason}). Restore them.") from None
-        for (date, run_id), sums in expected.items():
-            if found.get((date, run_id)) != sums:
+        for date, run_id in (*expected, *found):
+            recorded, there = (sums.get((date, run_id), "none") for sums in (expected, found))
+            if there != recorded:
                 raise OutputError(
-                    f"{self._place(date, run_id, written)} is not what its run wrote: recorded are {sums}, there are "
-                    f"{found.get((date, run_id), 'none')}. Restore it."
+                    f"{self._place(date, run_id, written)} is not what its run wrote: recorded are {recorded}, there "
+                    f"are {there}. Restore it."
                 )
         return written
 

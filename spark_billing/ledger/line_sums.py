@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
+from typing import Any, Optional
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
@@ -33,6 +33,17 @@ def sums_by_run_and_date(written: DataFrame) -> dict[tuple[str, str], LineSums]:
     return {(str(row["billing_date"]), row["run_id"]): _sums_of(row) for row in rows}
 
 
+def sums_by_kind(rows: DataFrame) -> dict[tuple[str, Optional[str], str], LineSums]:
+    """The count and sums of rows of a ledger's table by kind, UTC+8 date (None: it has none) and run_id."""
+    kinds = (F.col(name).cast(TOTAL_TOKENS) for name in ("tokens", "input_tokens", "output_tokens"))
+    tokens = sum((F.coalesce(kind, F.lit(0)) for kind in kinds), F.lit(0)).cast(TOTAL_TOKENS)
+    by = ("kind", "billing_date", "run_id")
+    found = rows.withColumn("tokens", tokens).groupBy(*by).agg(*_counts_and_sums()).collect()
+    return {
+        (row["kind"], row["billing_date"] and str(row["billing_date"]), row["run_id"]): _sums_of(row) for row in found
+    }
+
+
 def _with_tokens(written: DataFrame) -> DataFrame:
     """Lines as they are; of what is left out, which has tokens of both kinds in a row, their sum."""
     if "tokens" in written.columns:
@@ -47,4 +58,4 @@ def _counts_and_sums() -> list[Column]:
 
 
 def _sums_of(row: Any) -> LineSums:
-    return LineSums(int(row["lines"]), int(row["requests"]), int(row["tokens"]), Decimal(row["amount"]))
+    return LineSums(int(row["lines"]), int(row["requests"] or 0), int(row["tokens"] or 0), Decimal(row["amount"] or 0))

@@ -10,6 +10,7 @@ from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.storage import Storage, folder_to_read
 from spark_billing.ledger.folder_ledger import FolderLedger, FolderStore
 from spark_billing.ledger.ledger import Ledger, Store
+from spark_billing.ledger.table_ledger import TableLedger, TableStore
 
 
 def store_of(
@@ -22,6 +23,8 @@ def store_of(
 ) -> Store:
     """Where runs are billed into: the folder `output`, or the namespace `catalog`, such as `ice.billing`."""
     _require_one(output, catalog)
+    if catalog is not None:
+        return TableStore(spark, catalog, one_writer=one_writer)
     return FolderStore(Storage(spark, str(output)), patience)
 
 
@@ -29,10 +32,15 @@ def open_ledger(spark: SparkSession, output: Optional[str], catalog: Optional[st
     """The ledger of a folder or namespace that was billed into, with one run at least; `OutputError` if nothing ever
     was."""
     _require_one(output, catalog)
-    ledger: Ledger = FolderLedger.open(folder_to_read(spark, str(output)))
+    ledger: Ledger
+    if catalog is not None:
+        ledger = TableLedger.open(spark, catalog)
+    else:
+        ledger = FolderLedger.open(folder_to_read(spark, str(output)))
     if ledger.last is None:
         raise OutputError(
-            f"nothing was ever billed into {output}, it has no ledger; give the folder of a bill", parameter="output"
+            f"nothing was ever billed into {ledger.where}, it has no ledger; give the folder or namespace of a bill",
+            parameter="output" if catalog is None else "output_catalog",
         )
     return ledger
 
