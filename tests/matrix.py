@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-_ENGINES = {
+ENGINES = {
     "3.5.2": ["--python", ">=3.10,<3.12", "--group", "spark-3-5"],
     "4.0.1": ["--group", "spark-4-0"],
     "4.1.1": ["--group", "dev"],
@@ -27,7 +27,7 @@ _OTHER_ANSI = {"3.5.2": "true", "4.0.1": "false", "4.1.1": "false"}  # than the 
 def cells() -> dict[str, tuple[list[str], dict[str, str]]]:
     """By name: the options of `uv run`, and the environment of the tests."""
     found: dict[str, tuple[list[str], dict[str, str]]] = {}
-    for engine, options in _ENGINES.items():
+    for engine, options in ENGINES.items():
         found[engine] = (options, {})
         other = _OTHER_ANSI[engine]
         found[f"{engine}-{'ansi' if other == 'true' else 'no-ansi'}"] = (options, {"SPARK_BILLING_ANSI": other})
