@@ -22,7 +22,7 @@ from spark_billing.estimates.rerating import rerate
 from spark_billing.focus.rows import to_focus
 from spark_billing.focus.rules import BrokenRule, check_focus
 from spark_billing.ledger.billing import bill_usage
-from spark_billing.ledger.reading import bill_history, ledger_lines
+from spark_billing.ledger.reading import bill_history, ledger_bill_lines, ledger_bills, ledger_lines
 from spark_billing.ledger.run_record import RunRecord
 from spark_billing.ledger.streaming import bill_touched_hours
 from spark_billing.prices.price import Price
@@ -63,6 +63,8 @@ __all__ = [
     "estimate_calls",
     "hourly_bills",
     "learn_output",
+    "ledger_bill_lines",
+    "ledger_bills",
     "ledger_lines",
     "model_call_cost",
     "model_call_tier",

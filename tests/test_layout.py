@@ -183,6 +183,9 @@ def test_the_public_names():
                        "-> 'RunRecord'"),
         ("bill_history", "(spark: 'SparkSession', output: 'Optional[str]' = None, *, "
                          "catalog: 'Optional[str]' = None, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
+        *((name, "(spark: 'SparkSession', output: 'Optional[str]' = None, *, "
+                 "catalog: 'Optional[str]' = None, start: 'Optional[str]' = None, "
+                 "end: 'Optional[str]' = None) -> 'DataFrame'") for name in ("ledger_bill_lines", "ledger_bills")),
         ("ledger_lines", "(spark: 'SparkSession', output: 'Optional[str]' = None, *, "
                          "catalog: 'Optional[str]' = None, start: 'Optional[str]' = None, "
                          "end: 'Optional[str]' = None) -> 'DataFrame'"),

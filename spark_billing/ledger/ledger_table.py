@@ -38,8 +38,8 @@ _OF_SESSION_CATALOG = {
 
 
 def find_table(spark: SparkSession, table: TableName, schema: StructType = LEDGER_TABLE) -> Optional[TableFormat]:
-    """The table if it is there; `OutputError` if it is not ours, not of these types, or of a format whose commits do not
-    exclude each other."""
+    """The table if it is there; `OutputError` if it is not ours, not of these types, or of a format whose commits do
+    not exclude each other."""
     if not spark.catalog.tableExists(str(table)):
         return None
     provider = provider_of(spark, table)
@@ -181,8 +181,8 @@ def _format_by_trial(spark: SparkSession, table: TableName) -> str:
 def _no_format(table: TableName, found: str) -> str:
     return (
         f"the catalog {table.catalog} keeps tables of {found or 'a format that it does not tell'}, whose commits do "
-        "not exclude each other: a ledger needs one of Iceberg, Delta or Paimon. Give a namespace of such a catalog, or "
-        "bill into a folder and name it by CREATE TABLE ... USING parquet LOCATION ... (jobs/README.md)."
+        "not exclude each other: a ledger needs one of Iceberg, Delta or Paimon. Give a namespace of such a catalog, "
+        "or bill into a folder and name it by CREATE TABLE ... USING parquet LOCATION ... (jobs/README.md)."
     )
 
 

@@ -7,10 +7,12 @@ from typing import Optional
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from spark_billing.bills.lines import hourly_bills
 from spark_billing.core.columns import quoted, tag_columns
 from spark_billing.core.errors import UsageError
 from spark_billing.core.hours import date_label, parse_hour
 from spark_billing.core.schemas import LEDGER_LINES
+from spark_billing.ledger.difference import net_lines
 from spark_billing.ledger.ledger import Ledger
 from spark_billing.ledger.stores import open_ledger
 
@@ -26,9 +28,9 @@ def ledger_lines(
     """Every ledger line of the UTC+8 hours from `start` to before `end`, such as 2026-04-08T00 (`LEDGER_LINES`, tags).
 
     The ledger is in the folder `output` that the job bills into, or in the namespace `catalog`, such as `ice.billing`;
-    without `start` or `end`, that side is open. The lines are verified
-    against the records of their runs, and their `amount` adds up to what is owed for these hours. `UsageError` if an
-    hour is none, `OutputError` if nothing was ever billed there or its ledger is damaged.
+    without `start` or `end`, that side is open. The lines are verified against the records of their runs, and their
+    `amount` adds up to what is owed for these hours. `UsageError` if an hour is none, `OutputError` if nothing was ever
+    billed there or its ledger is damaged.
 
     Examples
     --------
@@ -41,6 +43,53 @@ def ledger_lines(
     """
     first, last = (None if text is None else _hour(text) for text in (start, end))
     return lines_between(open_ledger(spark, output, catalog), first, last)
+
+
+def ledger_bill_lines(
+    spark: SparkSession,
+    output: Optional[str] = None,
+    *,
+    catalog: Optional[str] = None,
+    start: Optional[str] = None,
+    end: Optional[str] = None,
+) -> DataFrame:
+    """What is owed for some UTC+8 hours, by bill line (`BILL_LINES`, tags): the sums of `ledger_lines`, which takes the
+    same arguments. It is what the table `bill_lines` of a folder says, and the view of a catalog that has views.
+
+    Examples
+    --------
+    >>> ledger_bill_lines(spark, output).select("token_type", "tokens", "amount").orderBy("token_type").show()
+    +----------+------+--------------+
+    |token_type|tokens|        amount|
+    +----------+------+--------------+
+    |     input|   260|0.000035880000|
+    |    output|    50|0.000017200000|
+    +----------+------+--------------+
+    """
+    return net_lines(ledger_lines(spark, output, catalog=catalog, start=start, end=end))
+
+
+def ledger_bills(
+    spark: SparkSession,
+    output: Optional[str] = None,
+    *,
+    catalog: Optional[str] = None,
+    start: Optional[str] = None,
+    end: Optional[str] = None,
+) -> DataFrame:
+    """What each workspace owes for each of some UTC+8 hours (`BILLS`): `ledger_bill_lines`, summed. It is what the table
+    `bills` of a folder says, and the view of a catalog that has views.
+
+    Examples
+    --------
+    >>> ledger_bills(spark, output).select("workspace_id", "requests", "amount").show()
+    +------------+--------+--------------+
+    |workspace_id|requests|        amount|
+    +------------+--------+--------------+
+    |         w-1|       1|0.000053080000|
+    +------------+--------+--------------+
+    """
+    return hourly_bills(ledger_bill_lines(spark, output, catalog=catalog, start=start, end=end))
 
 
 def lines_between(ledger: Ledger, first: Optional[int], last: Optional[int]) -> DataFrame:

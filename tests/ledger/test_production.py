@@ -2,123 +2,21 @@
 those of a plain oracle, however the runs cut the time."""
 
 import os
-from datetime import timezone
-from decimal import Decimal
-from types import SimpleNamespace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from spark_billing import PriceList, bill_touched_hours
-from spark_billing.commands.hourly_bill import hourly_bill
-from tests.conftest import record
-from tests.production import COLUMNS, HOUR, START, UTC8, Billed, Oracle, Production
+from tests.plant import BILLED, DAY, RETRACTION, Plant
+from tests.production import HOUR, Production
 
 pytestmark = pytest.mark.classic
 
-BILLED, RETRACTION = 0, 4
-DAY = 24
 SEEDS = range(3, 8) if os.environ.get("SPARK_BILLING_FULL") == "1" else (3,)
-TYPES = {name: pa.string() for name in COLUMNS[:4]}
-TYPES |= {"call_time": pa.timestamp("us", "UTC"), "input_tokens": pa.int64(), "output_tokens": pa.int64()}
 
 
 @pytest.fixture
 def plant(tmp_path, capsys):
-    """Runs a production: its folder of usage, the jobs over it, and the check of what they leave behind."""
-
-    def plant(production):
-        oracle, lost = Oracle(production.changes_at), set()
-        usage = tmp_path / "usage"
-        usage.mkdir()
-        (tmp_path / "prices.csv").write_text(production.price_list())
-
-        def file_of(hour):
-            return usage / f"arrived-{hour:04}.parquet"
-
-        def arrive(hour):
-            rows = production.files.get(hour)
-            if rows:
-                columns = {name: [row[name] for row in rows] for name in COLUMNS}
-                pq.write_table(pa.table(columns, pa.schema(list(TYPES.items()))), file_of(hour))
-
-        def lose(hour):
-            lost.add(hour)
-            file_of(hour).rename(tmp_path / file_of(hour).name)
-
-        def find(hour):
-            lost.discard(hour)
-            (tmp_path / file_of(hour).name).rename(file_of(hour))
-
-        def state(hour):
-            return oracle.state(production.until(hour, lost))
-
-        def run(ledger, hour, last, *arguments, code=BILLED):
-            """The job as it is scheduled, five minutes after an hour; last=None: over all that there is."""
-            now = START + (hour + 1) * HOUR
-            start, end = (now - last * HOUR, now) if last else (START - DAY * HOUR, now)
-            when = ("--last", str(last), "--as-of", f"{now:%Y-%m-%dT%H}:05+08:00") if last else ()
-            given = ["--usage", str(usage), "--output", str(tmp_path / ledger.output), "--currency", "USD"]
-            given += ["--price-list", str(tmp_path / "prices.csv"), "--source", "the log", *when, *arguments]
-            found = hourly_bill(given)
-            said = capsys.readouterr()
-            assert found == code, said.err or said.out
-            if code == BILLED:
-                ledger.runs += 1
-                now_there = state(hour)
-                ledger.billed.commit(now_there, start, end)
-                check(ledger, now_there, start, end)
-            check_tables(ledger)
-            return said
-
-        def check(ledger, now_there, start, end):
-            done = record(tmp_path / ledger.output, ledger.runs)["totals"]
-            read, rejected = now_there.totals(start, end)
-            assert done["rejected"] == dict(rejected)
-            assert done["rows"] == {
-                "read": read,
-                "billed": read - sum(rejected.values()),
-                "rejected": sum(rejected.values()),
-            }
-            of_hours = sum((b[3] for (_, at), b in now_there.bills.items() if start <= at < end), Decimal(0))
-            assert Decimal(done["amount"]) == of_hours
-
-        def check_tables(ledger):
-            output = tmp_path / ledger.output
-            assert dict(bills_of(output)) == ledger.billed.bills
-            assert dict(lines_of(output)) == ledger.billed.lines
-
-        def of(output):
-            return SimpleNamespace(output=output, billed=Billed(), runs=0)
-
-        return SimpleNamespace(
-            arrive=arrive, lose=lose, find=find, run=run, of=of, state=state, usage=usage, check_tables=check_tables
-        )
-
-    return plant
-
-
-def rows_of(folder):
-    for file in sorted(folder.rglob("*.parquet")):
-        for row in pq.ParquetFile(file).read().to_pylist():
-            start = row["period_start"].replace(tzinfo=timezone.utc).astimezone(UTC8)
-            assert f"billing_date={start:%Y-%m-%d}" in file.parts
-            assert row["billing_hour"] == start.hour
-            yield start, row
-
-
-def bills_of(output):
-    for start, row in rows_of(output / "bills"):
-        measures = [row[name] for name in ("requests", "input_tokens", "output_tokens", "amount")]
-        yield (row["workspace_id"], start), measures
-
-
-def lines_of(output):
-    for start, row in rows_of(output / "bill_lines"):
-        names = ("region", "model", "token_type", "tier", "price_per_1k")
-        key = (row["workspace_id"], start, *(row[name] for name in names))
-        yield key, [row[name] for name in ("requests", "tokens", "amount")]
+    return lambda production: Plant(tmp_path, capsys, production)
 
 
 def test_a_few_hours(plant):

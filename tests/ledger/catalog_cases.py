@@ -1,0 +1,292 @@
+"""What a ledger in a catalog must do, catalog by catalog: the cases that tests/ledger/test_catalogs.py runs, each engine
+in a process of its own, as Spark takes the jars of a format only when it starts.
+
+SPARK_BILLING_CATALOGS names a JSON file with the settings of the session, and the catalogs to try in it.
+"""
+
+import json
+import os
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from pyspark.sql import functions as F
+
+import spark_billing
+from spark_billing import bill_history, bill_touched_hours, bill_usage, ledger_bill_lines, ledger_bills, ledger_lines
+from spark_billing.commands.bill_history import bill_history as history_job
+from spark_billing.commands.export_focus import export_focus
+from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.commands.reconcile_bill import reconcile_bill
+from spark_billing.commands.report import report
+from spark_billing.commands.statement import statement
+from spark_billing.core.errors import OutputError, RetractionError, UsageError
+from spark_billing.core.schemas import BILL_LINES, BILLS, LEDGER_LINES
+from spark_billing.core.session import LOG_SETTINGS, local_session
+from spark_billing.ledger import summed_runs, table_ledger
+from spark_billing.ledger.stores import open_ledger
+from tests.conftest import HOUR, ONE, call, usage_frame
+from tests.oracle import COMMERCIAL_START
+from tests.plant import InCatalog, Plant
+from tests.production import Production
+
+GIVEN = json.loads(Path(os.environ["SPARK_BILLING_CATALOGS"]).read_text())
+NEXT_DAY = COMMERCIAL_START + 24 * HOUR
+DATE = "2026-04-08"
+
+
+@pytest.fixture(scope="session")
+def spark():
+    java = f"-Dlog4j2.configurationFile={LOG_SETTINGS} -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+    session = local_session(
+        "catalogs",
+        {
+            "spark.master": "local[2]",
+            "spark.sql.shuffle.partitions": "1",
+            "spark.sql.codegen.wholeStage": "false",
+            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+            "spark.sql.session.timeZone": "UTC",
+            "spark.databricks.delta.snapshotPartitions": "2",
+            "spark.driver.extraJavaOptions": java,
+            **GIVEN["settings"],
+        },
+    )
+    yield session
+    session.stop()
+
+
+@pytest.fixture(params=GIVEN["catalogs"], ids=lambda catalog: catalog["kind"])
+def catalog(request):
+    return request.param
+
+
+@pytest.fixture
+def place(spark, catalog):
+    """A namespace of its own."""
+    namespace = f"{catalog['name']}.billing_{uuid4().hex[:8]}"
+    spark.sql(f"CREATE NAMESPACE {namespace}")
+    return namespace
+
+
+@pytest.fixture
+def options(catalog, usd, place):
+    one_writer = {"one_writer": True} if catalog["one_writer"] else {}
+    return {"prices": usd, "source": "the log", "catalog": place, **one_writer}
+
+
+@pytest.fixture
+def arguments(catalog, place):
+    return ["--output-catalog", place, *(["--one-writer"] if catalog["one_writer"] else [])]
+
+
+def owed(spark, place, views):
+    """The bills by hour, from our functions and, where they are, the views."""
+    found = sorted(map(tuple, ledger_bills(spark, catalog=place).collect()))
+    if views:
+        names = BILLS.fieldNames()
+        assert sorted(map(tuple, spark.table(f"{place}.bills").select(*names).collect())) == found
+        lines = ledger_bill_lines(spark, catalog=place)
+        seen = spark.table(f"{place}.bill_lines").select(*(f"`{name}`" for name in lines.columns))
+        assert sorted(map(str, seen.collect())) == sorted(map(str, lines.collect()))
+    return {(row[0], row[1].hour): (row[6], row[9]) for row in found}
+
+
+def test_bills_late_calls_and_rejected_rows(spark, catalog, place, options):
+    first = bill_usage(usage_frame(spark, [call(1), call(2, model="x"), call(3, None)]), **options)
+    assert (first.run, first.totals.rejected) == (1, {"unknown_model": 1, "missing_call_time": 1})
+    assert owed(spark, place, catalog["views"]) == {("w-1", 16): (1, ONE)}
+    again = bill_usage(usage_frame(spark, [call(1), call(2, model="x"), call(3, None)]), **options)
+    assert (again.run, again.ledger.reasons) == (2, {})
+    late = bill_usage(usage_frame(spark, [call(1), call(4), call(5, NEXT_DAY)]), **options, detail=True)
+    assert {reason: sums.requests for reason, sums in late.ledger.reasons.items()} == {"original": 2, "late_usage": 2}
+    assert sum(amount for _, amount in owed(spark, place, catalog["views"]).values()) == 2 * ONE  # by hour of the day
+    lines = ledger_lines(spark, catalog=place)
+    assert lines.agg(F.sum("amount")).first()[0] == 3 * ONE
+    assert [(f.name, f.dataType) for f in lines.schema] == [(f.name, f.dataType) for f in LEDGER_LINES]
+    history = bill_history(spark, catalog=place, workspace_id="w-1", hour=f"{DATE}T00")
+    assert [row["run"] for row in history.collect()] == [1, 1, 3, 3]
+    rejected = spark.table(f"{place}.rejected")
+    assert sorted((r["request_id"], r["reject_reason"], r["run"]) for r in rejected.collect()) == [
+        ("r-2", "unknown_model", 1),
+        ("r-2", "unknown_model", 2),
+        ("r-3", "missing_call_time", 1),
+        ("r-3", "missing_call_time", 2),
+    ]
+    assert spark.table(f"{place}.priced_calls").agg(F.sum("cost")).first()[0] == 3 * ONE
+
+
+def test_names_and_types_are_those_of_a_folder(spark, catalog, place, options, usd, tmp_path):
+    usage = usage_frame(spark, [call(1, tags={"team": "a"}), call(2, workspace_id="w-2")], tags=True)
+    bill_usage(usage, **options, group_by_tags=["team"])
+    bill_usage(usage, prices=usd, source="the log", output=str(tmp_path / "out"), group_by_tags=["team"])
+    for table, function in (("bill_lines", ledger_bill_lines), ("bills", ledger_bills)):
+        of_folder = spark.read.parquet(str(tmp_path / "out" / table))
+        types = dict(of_folder.dtypes)
+        if catalog["views"]:
+            view = spark.table(f"{place}.{table}")
+            assert dict(view.dtypes) == types
+            assert sorted(map(str, view.select(*types).collect())) == sorted(map(str, of_folder.collect()))
+        assert {**dict(function(spark, catalog=place).dtypes), "run": "bigint"} == types
+
+
+def test_a_tag_that_is_new_is_a_new_column(spark, catalog, place, options):
+    tags = {"tags": {"te am": "a", "cost centre": "7"}}
+    bill_usage(usage_frame(spark, [call(1, **tags), call(2, NEXT_DAY, **tags)], tags=True), **options)
+    period = (f"{DATE}T00", f"{DATE}T01")
+    usage = usage_frame(spark, [call(1, **tags), call(3, **tags)], tags=True)
+    record = bill_usage(usage, **options, period=period, group_by_tags=["te am"])
+    assert list(record.ledger.reasons) == ["regrouped", "late_usage"] or set(record.ledger.reasons) == {
+        "regrouped",
+        "late_usage",
+    }
+    lines = ledger_bill_lines(spark, catalog=place, start=period[0], end=period[1])
+    assert {(row["tag_te am"], row["requests"], row["token_type"]) for row in lines.collect()} == {
+        ("a", 2, "input"),
+        ("a", 2, "output"),
+    }
+    record = bill_usage(usage, **options, period=period, group_by_tags=["te am", "cost centre"])
+    assert set(record.ledger.reasons) == {"regrouped"}
+    assert sum(requests for requests, _ in owed(spark, place, catalog["views"]).values()) in (2, 3)
+    with pytest.raises(OutputError, match="does not tell these apart|not tell"):
+        bill_usage(usage, **options, group_by_tags=["TE AM"])
+
+
+def test_a_bill_does_not_fall_without_leave_or_reason(spark, catalog, place, options):
+    calls = [call(n) for n in range(5)]
+    bill_usage(usage_frame(spark, calls), **options)
+    with pytest.raises(RetractionError):
+        bill_usage(usage_frame(spark, calls[:4]), **options)
+    # two calls have fuller copies an hour later: that explains the fall, and is kept beside the lines
+    fuller = [call(n, COMMERCIAL_START + HOUR, input_tokens=270) for n in range(2)]
+    record = bill_usage(usage_frame(spark, calls + fuller), **options)
+    assert record.left_out[DATE].requests == 2
+    assert {hour: calls for (_, hour), (calls, _) in owed(spark, place, catalog["views"]).items()} == {16: 3, 17: 2}
+    left_out = open_ledger(spark, None, place).left_out([DATE])
+    assert left_out.agg(F.sum("requests"), F.sum("beaten")).first() == (2, 2)
+    with pytest.raises(RetractionError):  # what stands since then excuses nothing
+        bill_usage(usage_frame(spark, calls[:4] + fuller), **options)
+    allowed = bill_usage(usage_frame(spark, calls[:4] + fuller), **options, allow_retractions=True)
+    assert allowed.run == 3
+
+
+def test_a_dry_run_makes_no_table(spark, place, options):
+    record = bill_usage(usage_frame(spark, [call(1)]), **options, dry_run=True)
+    assert record.totals.amount == ONE
+    assert spark.sql(f"SHOW TABLES IN {place}").count() == 0
+
+
+def test_what_is_refused_is_left_as_it_is(spark, catalog, place, options):
+    usage = usage_frame(spark, [call(1), call(2, model="x")])
+    with pytest.raises(OutputError, match="CREATE NAMESPACE"):
+        bill_usage(usage, **{**options, "catalog": f"{catalog['name']}.nowhere"})
+    with pytest.raises(OutputError, match=r"CATALOG\.NAMESPACE"):
+        bill_usage(usage, **{**options, "catalog": "billing"})
+    with pytest.raises(UsageError, match="either output"):
+        bill_usage(usage, **options, output="folder")
+    using = f"USING {catalog['kind'].partition('-')[0]}"
+    for table in ("ledger", "bills", "rejected"):
+        spark.sql(f"CREATE TABLE {place}.{table} (one int) {using}")
+        spark.sql(f"INSERT INTO {place}.{table} VALUES (1)")
+        with pytest.raises(OutputError, match="is not a (table|view) of these bills"):
+            bill_usage(usage, **options)
+        assert [tuple(row) for row in spark.table(f"{place}.{table}").collect()] == [(1,)]
+        spark.sql(f"DROP TABLE {place}.{table}")
+    record = bill_usage(usage, **options)
+    assert record.totals.rejected == {"unknown_model": 1}
+    with pytest.raises(OutputError, match="holds the bills of the usage 'the log'"):
+        bill_usage(usage, **{**options, "source": "another"})
+
+
+def test_a_table_of_other_types_is_refused(spark, catalog, place, options):
+    using = f"USING {catalog['kind'].partition('-')[0]}"
+    spark.sql(
+        f"CREATE TABLE {place}.ledger (kind string, amount double) {using} TBLPROPERTIES ('spark_billing.table' = '1')"
+    )
+    with pytest.raises(OutputError, match=r"amount is double, not decimal\(38,12\)"):
+        bill_usage(usage_frame(spark, [call(1)]), **options)
+
+
+def test_checkpoints_spare_the_records(spark, place, options, monkeypatch):
+    """With one every third run; a ledger that is opened from it is the ledger that is opened from all records."""
+    monkeypatch.setattr(table_ledger, "EVERY", 3)
+    for n in range(1, 8):
+        bill_usage(usage_frame(spark, [call(k) for k in range(n)]), **options)
+    kinds = spark.table(f"{place}.ledger").groupBy("kind").agg(F.sort_array(F.collect_list("run")).alias("runs"))
+    runs = {row["kind"]: row["runs"] for row in kinds.collect()}
+    assert (runs["checkpoint"], runs["run"]) == ([3, 6], list(range(1, 8)))
+    ledger = open_ledger(spark, None, place)
+    assert (ledger.checkpointed, ledger.runs.count) == (6, 7)
+    monkeypatch.setattr(summed_runs.SummedRuns, "from_text", classmethod(lambda cls, text: None))
+    of_records = open_ledger(spark, None, place)
+    assert (of_records.checkpointed, of_records.runs) == (0, ledger.runs)
+
+
+def test_rows_that_were_changed_are_seen(spark, catalog, place, options):
+    bill_usage(usage_frame(spark, [call(1), call(2, NEXT_DAY)]), **options)
+    spark.sql(f"DELETE FROM {place}.ledger WHERE kind = 'line' AND token_type = 'output' AND billing_date = '{DATE}'")
+    with pytest.raises(OutputError, match="is not what its run wrote"):
+        ledger_lines(spark, catalog=place)
+    assert ledger_lines(spark, catalog=place, start="2026-04-09T00").count() == 2
+
+
+def test_every_job(spark, catalog, place, arguments, write, tmp_path, capsys):
+    usage = write([call(1), call(2, model="x"), call(3, NEXT_DAY), call(4, None)])
+    assert hourly_bill(["--usage", usage, "--currency", "USD", "--source", "the log", *arguments]) == 0
+    said = capsys.readouterr().out
+    assert f"{place}.ledger" in said
+    assert f"{place}.rejected" in said
+    where = ["--output-catalog", place]
+    assert history_job([*where, "--workspace", "w-1", "--hour", f"{DATE}T00"]) == 0
+    assert "Owed: 0.00005308 USD" in capsys.readouterr().out
+    assert statement([*where, "--month", "2026-04"]) == 0
+    assert "0.00010616" in capsys.readouterr().out
+    assert report([*where, "--to-file", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "0.00010616" in page
+    assert "unknown_model" in page
+    assert "missing_call_time" in page
+    focus = ["--to", str(tmp_path / "focus"), "--billing-account", "1234567890123456", "--month", "2026-04"]
+    assert export_focus([*where, *focus]) == 0
+    cost = spark.read.parquet(str(tmp_path / "focus")).agg(F.sum("BilledCost")).first()[0]
+    assert cost == 2 * ONE
+    assert reconcile_bill.name == "reconcile"
+    capsys.readouterr()
+
+
+def test_a_stream(spark, catalog, place, usd, tmp_path):
+    usage = str(tmp_path / "usage")
+    one_writer = {"one_writer": True} if catalog["one_writer"] else {}
+    each = bill_touched_hours(usd, usage=usage, catalog=place, source="the log", **one_writer)
+    for calls in ([call(1), call(2, NEXT_DAY)], [call(3), call(1)]):
+        usage_frame(spark, calls).coalesce(1).write.mode("append").parquet(usage)
+        stream = spark.readStream.schema(usage_frame(spark, []).schema).parquet(usage)
+        query = stream.writeStream.foreachBatch(each).option("checkpointLocation", str(tmp_path / "checkpoint"))
+        query.trigger(availableNow=True).start().awaitTermination()
+    assert ledger_lines(spark, catalog=place).agg(F.sum("amount")).first()[0] == 3 * ONE
+
+
+def test_a_made_up_production(spark, catalog, place, arguments, tmp_path, capsys):
+    """Some hours of tests/production.py, every bill and line after every run as the oracle says."""
+    production = Production(seed=4, hours=9, calls=40, crowd=150, rivals=0.2, change=4.5)
+    factory = Plant(tmp_path, capsys, production)
+    ledger = InCatalog(spark, place, *arguments[2:], views=catalog["views"])
+    for hour in range(9):
+        factory.arrive(hour)
+        if hour == 5:
+            factory.lose(4)
+            factory.run(ledger, hour, 48, code=4)
+            factory.find(4)
+        if hour % 3 == 2:
+            factory.run(ledger, hour, 48)
+    for hour in range(9, max(production.files) + 1):
+        factory.arrive(hour)
+    factory.run(ledger, max(production.files), 168)
+
+
+def test_its_face_is_that_of_a_folder():
+    assert {"ledger_lines", "ledger_bill_lines", "ledger_bills", "bill_history"} <= set(spark_billing.__all__)
+    assert timedelta(hours=1) == HOUR
+    assert Decimal("0.00005308") == ONE
+    assert set(BILL_LINES.fieldNames()) >= {"amount"}
