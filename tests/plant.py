@@ -47,9 +47,9 @@ class InFolder:
 class InCatalog:
     """Bills in a namespace of a catalog, read by our functions and, where the catalog has them, by its views."""
 
-    def __init__(self, spark, namespace, *arguments, views):
+    def __init__(self, spark, namespace, *, views):
         self.spark, self.namespace, self.views = spark, namespace, views
-        self.arguments = ["--output-catalog", namespace, *arguments]
+        self.arguments = ["--output-catalog", namespace]
         self.billed, self.runs = Billed(), 0
 
     def record(self, number):

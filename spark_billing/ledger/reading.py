@@ -77,8 +77,8 @@ def ledger_bills(
     start: Optional[str] = None,
     end: Optional[str] = None,
 ) -> DataFrame:
-    """What each workspace owes for each of some UTC+8 hours (`BILLS`): `ledger_bill_lines`, summed. It is what the table
-    `bills` of a folder says, and the view of a catalog that has views.
+    """What each workspace owes for each of some UTC+8 hours (`BILLS`): `ledger_bill_lines`, summed. It is what the
+    table `bills` of a folder says, and the view of a catalog that has views.
 
     Examples
     --------

@@ -16,8 +16,6 @@ EXTENSIONS = {
     "paimon": "org.apache.paimon.spark.extensions.PaimonSparkSessionExtensions",
 }
 
-# What is known of each kind: whether the catalog has views, and whether two writers on different machines or processes
-# exclude each other there
 KINDS = (
     "iceberg-jdbc-postgresql",
     "iceberg-jdbc-sqlite",
@@ -78,6 +76,7 @@ def _delta(name: str, warehouse: str, uri: str | None) -> dict[str, str]:
     found = {
         "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
         "spark.sql.warehouse.dir": warehouse,
+        "spark.databricks.delta.snapshotPartitions": "2",  # 50 tasks for each look at a small log take seconds
     }
     if uri is not None:
         found |= {"spark.sql.catalogImplementation": "hive", "spark.hadoop.hive.metastore.uris": uri}

@@ -36,11 +36,25 @@ _REST = (
 )
 
 _HIVE = {
-    "javax.jdo.option.ConnectionURL": "jdbc:derby:memory:metastore;create=true",
     "datanucleus.schema.autoCreateAll": "true",
     "hive.metastore.schema.verification": "false",
-    "hive.async.log.enabled": "false",  # it needs a jar that Spark does not bring
+    # the defaults of both need jars that Spark does not bring
+    "datanucleus.connectionPoolingType": "HikariCP",
+    "hive.async.log.enabled": "false",
 }
+# Iceberg's commits take locks, whose tables the metastore leaves to a script of Hive's that Spark does not bring
+_HIVE_LOCKS = """
+CREATE TABLE NEXT_LOCK_ID (NL_NEXT bigint NOT NULL);
+INSERT INTO NEXT_LOCK_ID VALUES (1);
+CREATE TABLE AUX_TABLE (
+  MT_KEY1 varchar(128) NOT NULL, MT_KEY2 bigint NOT NULL, MT_COMMENT varchar(255), PRIMARY KEY (MT_KEY1, MT_KEY2));
+CREATE TABLE HIVE_LOCKS (
+  HL_LOCK_EXT_ID bigint NOT NULL, HL_LOCK_INT_ID bigint NOT NULL, HL_TXNID bigint, HL_DB varchar(128) NOT NULL,
+  HL_TABLE varchar(128), HL_PARTITION varchar(767), HL_LOCK_STATE char(1) NOT NULL, HL_LOCK_TYPE char(1) NOT NULL,
+  HL_LAST_HEARTBEAT bigint NOT NULL, HL_ACQUIRED_AT bigint, HL_USER varchar(128) NOT NULL,
+  HL_HOST varchar(128) NOT NULL, HL_HEARTBEAT_COUNT integer, HL_AGENT_INFO varchar(128),
+  HL_BLOCKEDBY_EXT_ID bigint, HL_BLOCKEDBY_INT_ID bigint, PRIMARY KEY (HL_LOCK_EXT_ID, HL_LOCK_INT_ID));
+"""
 
 
 @contextmanager
@@ -63,9 +77,17 @@ def hdfs() -> Iterator[str]:
 
 @contextmanager
 def hive_metastore() -> Iterator[str]:
-    """A Hive metastore that remembers nothing when it ends: thrift://127.0.0.1:port."""
+    """A Hive metastore of Spark's Hive version, over a new Derby database: thrift://127.0.0.1:port."""
     with _folder() as folder:
-        settings = {**_HIVE, "hive.metastore.warehouse.dir": str(folder / "warehouse")}
+        database = f"jdbc:derby:{folder}/metastore;create=true"
+        (folder / "locks.sql").write_text(f"CONNECT '{database}';{_HIVE_LOCKS}")
+        make = [*_java(folder, [f"{SPARK_JARS}/*"], "org.apache.derby.tools.ij"), str(folder / "locks.sql")]
+        subprocess.run(make, cwd=folder, check=True, capture_output=True)
+        settings = {
+            **_HIVE,
+            "javax.jdo.option.ConnectionURL": database,
+            "hive.metastore.warehouse.dir": str(folder / "warehouse"),
+        }
         properties = "".join(f"<property><name>{k}</name><value>{v}</value></property>" for k, v in settings.items())
         (folder / "hive-site.xml").write_text(f"<configuration>{properties}</configuration>")
         port = free_port()
