@@ -70,7 +70,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
             raise UsageError(f"--{name.replace('_', '-')} is about the usage of --learn-from; leave it out")
     spark = job_session("spark-billing estimate")
     with settings(spark, {**SESSION_SETTINGS, "spark.sql.session.timeZone": "UTC"}):
-        prompts = read_usage(spark, arguments.prompts, arguments.prompts_format, what="prompts")
+        prompts = read_usage(spark, arguments.prompts, arguments.prompts_format, what="prompts").rows
         output_tokens = _output_tokens(spark, arguments, prices)
         found = estimate_calls(
             prompts,
@@ -94,7 +94,7 @@ def _output_tokens(spark: SparkSession, arguments: argparse.Namespace, prices: P
         text: str = arguments.output_tokens
         return int(text) if re.fullmatch("-?[0-9]+", text) else text
     of_usage = {name: getattr(arguments, name) for name in ("where", "usage_format", "usage_schema")}
-    usage = Reading(**of_usage).source(spark, arguments.learn_from)
+    usage = Reading(**of_usage).source(spark, arguments.learn_from).rows
     usage = take_models(usage, aliases_of(arguments.model_alias, prices), prices)
     return learn_output(usage, workspace_id=arguments.workspace, model=arguments.model)
 

@@ -66,6 +66,8 @@ def bill_usage(
     patterns; times without an offset are in `call_time_zone`. Of copies of a call within `dedup_lookback` hours the
     `keep_copy` is billed. `usage_schema` is refused, as the DataFrame has its own. With `dry_run` nothing is written.
     `one_writer` says that nothing else bills into the ledger at the same time, where its catalog could not see to that.
+    The run reads the DataFrame several times, so it must be the same each time: of a table that gets rows meanwhile
+    give one version (`VERSION AS OF`), which the job does by itself.
     If more rows are rejected than `max_rejected` says, the run is committed all the same: the record's
     `rejected_too_many` says so, and a warning of the logger `spark_billing`.
 
@@ -154,6 +156,7 @@ def _bill(
     with usage_session(spark, reading.call_time_zone):
         mapped = read()
         of_usage: dict[str, Any] = {"duplicates": reading.duplicates, "absent_fields": mapped.absent}
+        of_usage["usage_version"] = mapped.version
         return bill_run(Job(mapped.usage, prices, arguments=asked, **of_usage, **of_job))
 
 

@@ -31,6 +31,7 @@ from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.aliases import names_taken
 from spark_billing.usage.copies import CopyRule, KeepCopy
 from spark_billing.usage.mapping import refuse_zoneless_times
+from spark_billing.usage.used_version import UsedVersion
 
 _MANY_CONFLICTS = 10  # from so many on, a summary names the ids that have the most
 _NO_TIME = {"missing_call_time", "ambiguous_call_time"}  # the reasons of rows that are in no hour
@@ -60,6 +61,7 @@ class Job:
     dry_run: bool = False
     billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
     absent_fields: Sequence[str] = ()  # of the usage (`reading.Mapped`), for the record
+    usage_version: Optional[UsedVersion] = None  # that is read, for the record
 
     def __post_init__(self) -> None:
         require_pricing(self.pricing)
@@ -243,4 +245,5 @@ def _record(
         not_adjusted=settled.too_old,
         model_aliases=run.model_aliases,
         absent_fields=job.absent_fields,
+        usage_version=job.usage_version,
     )

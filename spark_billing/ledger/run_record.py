@@ -15,6 +15,7 @@ from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period, hour_label, parse_hour, ranges
 from spark_billing.core.money import add
 from spark_billing.ledger.max_rejected import rejected_too_many
+from spark_billing.usage.used_version import UsedVersion
 
 LINES = "ledger/lines"
 CONFLICTS = "ledger/conflicts"
@@ -154,6 +155,7 @@ class RunRecord:
     conflicts: Optional[Sequence[Sequence[Any]]] = None
     model_aliases: Sequence[Mapping[str, Any]] = ()  # what was taken for what (`aliases.names_taken`)
     absent_fields: Sequence[str] = ()  # that its expressions ask for and no row of its JSON has
+    usage_version: Optional[UsedVersion] = None  # of the table of usage that it has read, if its format has any
 
     @property
     def rejected_too_many(self) -> Optional[str]:
@@ -179,8 +181,9 @@ class RunRecord:
             "left_out": {date: sums.to_json() for date, sums in (self.left_out or {}).items()},
             "ledger": self.ledger.to_json(),
             "not_adjusted": self.not_adjusted.to_json(),
+            "usage_version": self.usage_version and vars(self.usage_version),
         }
-        for name in ("model_aliases", "absent_fields"):  # few runs have any
+        for name in ("model_aliases", "absent_fields", "usage_version"):  # few runs have any
             if not as_json[name]:
                 del as_json[name]
         return json.dumps(as_json, indent=2, ensure_ascii=False) + "\n"
@@ -204,6 +207,7 @@ class RunRecord:
             )
         period, added, left_out = found.get("period"), AddedLines.from_json(found["ledger"]), found.get("left_out")
         period = period and Period(parse_hour(period["from"]), parse_hour(period["to"]))
+        version = found.get("usage_version")
         told = {
             name: found.get(name, "") for name in ("started_at", "committed_at", "as_of", "spark_version", "staging")
         }
@@ -225,6 +229,7 @@ class RunRecord:
             conflicts=found.get("conflicts"),
             model_aliases=found.get("model_aliases", ()),
             absent_fields=found.get("absent_fields", ()),
+            usage_version=version and UsedVersion(**_known(UsedVersion, version)),
         )  # fmt: skip
 
 

@@ -67,6 +67,7 @@ def bill_touched_hours(
     those of `bill_usage`, but for `closed_after`, which is refused: no later micro-batch names the hours again that
     are open when their calls arrive. A call dated in an hour that has not begun is counted in the record of its run,
     and not billed. `where` holds for both the stream and the table; `usage_schema` says how the table's files are read.
+    A table that has versions is pinned by each run anew, to the one that is current then.
     Nothing is lost if the stream dies: a micro-batch that comes again adds what is missing. If a run rejects more rows
     than `max_rejected` says, the logger `spark_billing` warns, and the stream goes on.
 

@@ -32,6 +32,7 @@ def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
     text = [
         f"{'Dry run, nothing was written: the bill' if dry else 'Bill'} for {_when(record)}",
         f"Prices: {prices}",
+        *([f"Usage:  {record.usage_version}"] if record.usage_version else []),
         "",
     ]
     text += [*table(list(_calls(totals))), ""]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 from typing import Optional
@@ -17,6 +18,8 @@ from spark_billing.core.errors import UsageError
 from spark_billing.core.spark_errors import is_storage_failure, spark_reason
 from spark_billing.usage.file_times import nanoseconds_as_times
 from spark_billing.usage.given_schema import given_schema, typed_cell
+from spark_billing.usage.table_versions import pinned
+from spark_billing.usage.used_version import UsedVersion
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 CORRUPT = "_corrupt_record"  # as Spark names it for JSON: the text of a row that was not read, or only in part
@@ -36,6 +39,14 @@ def partition_columns(spark: SparkSession, location: str) -> list[str]:
     return spark.read.text(location).columns[1:]
 
 
+@dataclass(frozen=True)
+class Source:
+    """A usage table as it is, and the version of it that is read, if its format has any."""
+
+    rows: DataFrame
+    version: Optional[UsedVersion] = None
+
+
 def read_usage(
     spark: SparkSession,
     location: str,
@@ -43,21 +54,23 @@ def read_usage(
     what: str = "usage",
     schema: Optional[str] = None,
     where: Optional[str] = None,
-) -> DataFrame:
+) -> Source:
     """The usage table at a path (Parquet unless its name ends otherwise) or in the catalog (`table`), as it is; or
     another table, which messages call `what`.
 
     CSV has a header and is read as text; files whose headers differ are refused. A CSV file is one task, as a value may
     have line breaks: write a huge one as several. JSON and CSV may come with a `schema` (`given_schema.given_schema`):
     a row that does not fit it has null where a value is of another type, and its text in `_corrupt_record`. Of Parquet
-    only files that may have rows `where` a condition holds are looked at; it is for the caller to filter the rows.
+    only files that may have rows `where` a condition holds are looked at; it is for the caller to filter the rows. Of a
+    table of the catalog one version is read, if it has any (`table_versions.pinned`).
     `UsageError` if it cannot be read. The session needs `session.SESSION_SETTINGS`.
     """
     file_format = format_of(location, file_format)
     given = _given(spark, location, file_format, schema)
+    version = None
     try:
         if file_format == "table":
-            usage = spark.table(location)
+            usage, version = pinned(spark, location)
         elif file_format == "csv":
             usage = _read_csv(spark, location, given)
         elif given is not None:
@@ -82,7 +95,7 @@ def read_usage(
         )
     if not fields:
         raise UsageError(f"the {what} {location!r} has no column when read as {file_format}; is it empty?")
-    return usage
+    return Source(usage, version)
 
 
 def _given(spark: SparkSession, location: str, file_format: str, schema: Optional[str]) -> Optional[StructType]:

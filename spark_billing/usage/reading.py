@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from pyspark.errors import PySparkException
@@ -19,8 +19,9 @@ from spark_billing.core.spark_errors import spark_reason
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.absent import with_absent_fields, without_text
 from spark_billing.usage.aliases import Aliases, GivenAliases, aliases_of, pairs_of, take_models
-from spark_billing.usage.files import CORRUPT, format_of, partition_columns, read_usage
+from spark_billing.usage.files import CORRUPT, Source, format_of, partition_columns, read_usage
 from spark_billing.usage.mapping import ROW, map_columns
+from spark_billing.usage.used_version import UsedVersion
 
 # Each query of a run has a clock of its own, and would read other rows; and a query reads other tables than the usage
 _MOVING = re.compile(
@@ -34,6 +35,7 @@ class Mapped:
 
     usage: DataFrame
     absent: list[str]  # fields that an expression asks for and no row of the JSON has
+    version: Optional[UsedVersion] = None  # of a table of the catalog: the one that is read
 
 
 @dataclass(frozen=True)
@@ -66,15 +68,19 @@ class Reading:
         inferred = kind == "json" and self.usage_schema is None
         told_apart = inferred or kind == "csv"  # as `files` reads them
         source = self.source(spark, location)
-        return self._mapped(source, aliases, prices, absent_is_null=inferred, half_rows_are_told_apart=told_apart)
+        mapped = self._mapped(
+            source.rows, aliases, prices, absent_is_null=inferred, half_rows_are_told_apart=told_apart
+        )
+        return replace(mapped, version=source.version)
 
-    def source(self, spark: SparkSession, location: str) -> DataFrame:
+    def source(self, spark: SparkSession, location: str) -> Source:
         """The rows of the usage that are read, in its own columns."""
         source = read_usage(spark, location, self.usage_format, schema=self.usage_schema, where=self.where)
         if self.where is None:
             return source
         in_folders = format_of(location, self.usage_format) in ("json", "csv")
-        return _only(source, self.where, partition_columns(spark, location) if in_folders else [])
+        of_files = partition_columns(spark, location) if in_folders else []
+        return replace(source, rows=_only(source.rows, self.where, of_files))
 
     def map(self, table: DataFrame, prices: PriceList) -> Mapped:
         """A table that is there as a DataFrame, mapped."""

@@ -8,6 +8,7 @@ import pytest
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period
 from spark_billing.ledger.run_record import AddedLines, LineSums, RunRecord
+from spark_billing.usage.used_version import UsedVersion
 
 START = 1775577600  # 2026-04-08T00 in UTC+8
 SUMS = {"lines": 2, "requests": 2, "tokens": 310, "amount": "0.000053080000"}
@@ -112,3 +113,11 @@ def test_sums_by_reason_and_by_hour_add_up():
     assert added.hours == {START: LineSums(3, 3, 30, Decimal(3)), START + 3600: c}
     assert LineSums(2, 0, 0, Decimal(0)).is_nothing
     assert not LineSums(2, 0, 0, Decimal("-0.000000000001")).is_nothing
+
+
+def test_the_version_of_its_usage_is_kept_if_there_is_one():
+    assert RunRecord.from_json("r.json", as_file(RECORD)).usage_version is None
+    text = as_file({**RECORD, "usage_version": {"format": "delta", "version": "7"}})
+    record = RunRecord.from_json("r.json", text)
+    assert record.usage_version == UsedVersion("delta", "7")
+    assert record.to_json() == text

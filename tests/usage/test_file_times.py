@@ -33,7 +33,7 @@ def file(path, dtype, at=AT, **more):
 def instants(spark, location, zone=None, columns=None, file_format="parquet", where="true"):
     """The instants of the calls, in microseconds, as a run reads them."""
     with usage_session(spark, zone):
-        source = read_usage(spark, str(location), file_format).where(where)
+        source = read_usage(spark, str(location), file_format).rows.where(where)
         usage = map_columns(source, columns or {}, call_time_zone=zone)
         return sorted(row[0] for row in usage.select(F.unix_micros("call_time")).collect())
 
@@ -164,7 +164,7 @@ def test_nanoseconds_are_read(spark, tmp_path, dtype, zone, hours):
     assert found == sorted([us(AT, hours), us(AT, hours) + 1, -1 - hours * 3_600_000_000])
     columns = {"call_time": "span.at", "workspace_id": "day"}
     with usage_session(spark, zone):
-        usage = map_columns(read_usage(spark, str(tmp_path / "u"), None), columns, call_time_zone=zone)
+        usage = map_columns(read_usage(spark, str(tmp_path / "u"), None).rows, columns, call_time_zone=zone)
         rows = usage.filter("call_time IS NOT NULL").select("workspace_id", F.unix_micros("call_time")).collect()
     assert [tuple(row) for row in rows] == [("2", us(AT, hours))]
 
