@@ -20,6 +20,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from pyspark.sql import DataFrame, SparkSession
+from xdist.scheduler import LoadScopeScheduling
 
 from spark_billing import PriceList
 from spark_billing.commands.hourly_bill import hourly_bill
@@ -38,6 +39,7 @@ LONGEST = {
         "streaming",
     )
 }
+NOT_COMPILED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
 SPARK = tuple(int(part) for part in pyspark.__version__.split(".")[:2])
 
 os.environ["TZ"] = "UTC"  # collect() returns naive datetimes in the zone of this process
@@ -45,6 +47,23 @@ time.tzset()
 # how long an example takes says how busy the machine is
 hypothesis_settings.register_profile("on any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("on any machine")
+
+
+def of_campaigns(config):
+    return config.getoption("markexpr").startswith("campaign")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Two workers share the campaigns test by test: some take minutes, and their files would leave a worker alone."""
+    if not of_campaigns(config):
+        return None  # as pyproject.toml says: file by file
+
+    class TestByTest(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file.endswith("test_spark_submit.py") else nodeid  # it kills every executor that it finds
+
+    return TestByTest(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -68,15 +87,10 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory, pytestconfig):
-    """One session for many small queries: compiling one costs more than running it. Campaigns compile, as jobs do."""
-    if COMPILED or pytestconfig.getoption("markexpr").startswith("campaign"):
-        plans = {"spark.sql.shuffle.partitions": "4"}
-    else:
-        plans = {
-            "spark.sql.shuffle.partitions": "1",
-            "spark.sql.codegen.wholeStage": "false",
-            "spark.sql.codegen.factoryMode": "NO_CODEGEN",
-        }
+    """One session for many small queries: compiling one costs more than running it."""
+    plans = {"spark.sql.shuffle.partitions": "4" if COMPILED or of_campaigns(pytestconfig) else "1"}
+    if not COMPILED:
+        plans |= NOT_COMPILED
     settings = {**plans, "spark.sql.session.timeZone": "UTC", **({"spark.sql.ansi.enabled": ANSI} if ANSI else {})}
     if CONNECT:
         ensure_java()
@@ -116,6 +130,16 @@ def setting(spark, name, value):
         yield
     finally:
         spark.conf.set(name, before)
+
+
+@pytest.fixture
+def compiled(spark):
+    """Plans are compiled, as those of a job are, whatever the session of the tests does."""
+    with (
+        setting(spark, "spark.sql.codegen.wholeStage", "true"),
+        setting(spark, "spark.sql.codegen.factoryMode", "FALLBACK"),
+    ):
+        yield
 
 
 @pytest.fixture(params=["true", pytest.param("false", marks=pytest.mark.campaign)], ids=["ansi", "no-ansi"])
@@ -183,9 +207,9 @@ def write(spark, tmp_path):
 
 
 @pytest.fixture
-def bill(tmp_path, capsys):
+def bill(spark, tmp_path, capsys):
     def bill(usage, *arguments, output="out", currency="USD"):
-        """One log, however the test names its files."""
+        """One log, however the test names its files. The jobs run in the session of the tests."""
         given = ["--usage", usage, "--output", str(tmp_path / output), "--currency", currency, "--source", "the log"]
         if CONNECT:  # what only reads a ledger works on Connect; the job that wrote it had a session of its own
             job = [sys.executable, str(ROOT / "jobs" / "hourly_bill.py"), *given, *arguments]

@@ -64,6 +64,13 @@ def amounts(lines):
     }
 
 
+@pytest.fixture(autouse=True)
+def campaigns_compile(request):
+    """The arithmetic of many seeds is that of the plans that jobs run."""
+    if request.node.get_closest_marker("campaign"):
+        request.getfixturevalue("compiled")
+
+
 @pytest.mark.parametrize(("currency", "k"), [("USD", 1000), pytest.param("CNY", 1024, marks=pytest.mark.campaign)])
 def test_twenty_thousand_hostile_calls(spark, ansi, session_zone, currency, k):
     from spark_billing import PriceList

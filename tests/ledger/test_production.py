@@ -15,7 +15,8 @@ SEEDS = range(3, 8) if os.environ.get("SPARK_BILLING_FULL") == "1" else (3,)
 
 
 @pytest.fixture
-def plant(tmp_path, capsys):
+def plant(spark, tmp_path, capsys):
+    """The jobs run in the session of the tests, which a test that is alone would not start otherwise."""
     return lambda production: Plant(tmp_path, capsys, production)
 
 
