@@ -12,6 +12,7 @@ from spark_billing.commands.command import REFUSED, add_version
 from spark_billing.commands.estimate_cost import estimate_cost
 from spark_billing.commands.export_focus import export_focus
 from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.commands.maintain_ledger import maintain_ledger
 from spark_billing.commands.reconcile_bill import reconcile_bill
 from spark_billing.commands.report import report
 from spark_billing.commands.rerate import rerate
@@ -21,7 +22,7 @@ from spark_billing.commands.statement import statement
 _DEMO = "spark-billing bill --demo"
 COMMANDS = (
     *(hourly_bill, bill_history, rerate, estimate_cost, reconcile_bill),
-    *(statement, report, export_focus, sql),
+    *(statement, report, export_focus, maintain_ledger, sql),
 )
 
 

@@ -7,7 +7,7 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Optional
 
@@ -134,8 +134,17 @@ def _option(parser: argparse.ArgumentParser, parameter: Optional[str]) -> Option
     if parameter is None:
         return None
     option = _OPTIONS.get(parameter, f"--{parameter.replace('_', '-')}")
-    known = {name for action in parser._actions for name in action.option_strings}
+    known = {
+        name for each in _with_those_of_actions(parser) for action in each._actions for name in action.option_strings
+    }
     return option if set(option.split(", ")) <= known else None
+
+
+def _with_those_of_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            yield from action.choices.values()
 
 
 def _any_text_can_be_printed() -> None:

@@ -42,7 +42,7 @@ class Folder:
         if not names:
             return {}
         rows = self._files_of([self.path(f"{relative}/{name}") for name in names], "path", "content")
-        return {row["path"].rpartition("/")[2]: bytes(row["content"]).decode("utf-8") for row in rows}
+        return {row["path"].rpartition("/")[2]: bytes(row["content"]).decode("utf-8", "replace") for row in rows}
 
     def _files_of(self, paths: str | list[str], *columns: str) -> list[Row]:
         files = self.spark.read.format("binaryFile").option("pathGlobFilter", "*.json")
@@ -111,7 +111,16 @@ class Storage(Folder):
         return sorted(f",{text[1:-1]}".split(f",{parent.rstrip('/')}/")[1:])
 
     def delete(self, relative: str) -> None:
+        if not relative.strip("/"):
+            raise ValueError(f"{self.root} itself is never deleted with what is in it")
         self._files.delete(self._path(relative), True)
+
+    def size(self, relative: str) -> tuple[int, int]:
+        """How many files are below a folder, and their bytes; none if there is no such folder."""
+        if not self.exists(relative):
+            return 0, 0
+        found = self._files.getContentSummary(self._path(relative))
+        return int(found.getFileCount()), int(found.getLength())
 
     def delete_if_empty(self, relative: str) -> None:
         if self.exists(relative) and not self.names(relative):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pyspark.sql import Column, DataFrame, Observation, SparkSession
@@ -10,14 +10,15 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import StringType, StructField, StructType
 
 from spark_billing.core.columns import billing_date, billing_hour, quoted, tag_columns, total
-from spark_billing.core.schemas import LEDGER_LINES, LEFT_OUT
+from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.storage import Folder, Storage
+from spark_billing.ledger.places import compacted
 from spark_billing.ledger.publishing import PARTITIONED_BY, partitions
-from spark_billing.ledger.run_record import CONFLICTS, LINES
 from spark_billing.usage.calls import countable
 from spark_billing.usage.mapping import ROW, as_it_came
 
-_LINE_ORDER = ("period_start", "workspace_id", "region", "model", "tier", "token_type", "price_per_1k")
+LINE_ORDER = ("period_start", "workspace_id", "region", "model", "tier", "token_type", "price_per_1k")
+CONFLICT_ORDER = ("period_start", "workspace_id")
 
 
 class Staging:
@@ -29,11 +30,11 @@ class Staging:
     def write_lines(self, lines: DataFrame, path: str) -> None:
         """Bill lines in a folder, by date and in order."""
         tags = sorted(tag_columns(lines))
-        self.write(lines, path, ("billing_date",), (*_LINE_ORDER, *tags))
+        self.write(lines, path, ("billing_date",), (*LINE_ORDER, *tags))
 
     def write_conflicts(self, rows: DataFrame, path: str) -> None:
         """What is left out as conflicts, in a folder, by date and in order."""
-        self.write(rows, path, ("billing_date",), ("period_start", "workspace_id"))
+        self.write(rows, path, ("billing_date",), CONFLICT_ORDER)
 
     def table(self, table: str, rows: DataFrame) -> DataFrame:
         """A table of bill lines or bills, written and read back."""
@@ -81,14 +82,19 @@ def calls_as_they_came(table: str, rated: DataFrame, **added: Column) -> tuple[D
     return rows, counted
 
 
-def read_lines(spark: SparkSession, storage: Folder, paths: Sequence[str], tags: set[str]) -> DataFrame:
-    """The ledger lines in some folders of runs."""
-    schema = StructType([*LEDGER_LINES.fields, *(StructField(tag, StringType()) for tag in sorted(tags))])
-    read = spark.read.schema(schema).option("basePath", storage.path(LINES))
+def lines_schema(tags: Iterable[str]) -> StructType:
+    """Ledger lines with some tag columns."""
+    return StructType([*LEDGER_LINES.fields, *(StructField(tag, StringType()) for tag in sorted(tags))])
+
+
+def read_written(storage: Folder, kind: str, paths: Sequence[str], schema: StructType) -> DataFrame:
+    """Ledger lines, or what runs have left out as conflicts, in some folders of runs."""
+    read = storage.spark.read.schema(schema).option("basePath", storage.path(kind))
     return read.parquet(*(storage.path(path) for path in paths))
 
 
-def read_conflicts(spark: SparkSession, storage: Folder, paths: Sequence[str]) -> DataFrame:
-    """What runs have left out as conflicts, from some of their folders."""
-    read = spark.read.schema(LEFT_OUT).option("basePath", storage.path(CONFLICTS))
-    return read.parquet(*(storage.path(path) for path in paths))
+def read_compacted(storage: Folder, kind: str, paths: Sequence[str], schema: StructType) -> DataFrame:
+    """Likewise in some folders of compactions; the columns are in the same order."""
+    in_path = ("run_id", "billing_date")  # of the folders of runs, where Spark puts them last
+    names = [*(name for name in schema.fieldNames() if name not in in_path), *in_path]
+    return read_written(storage, compacted(kind), paths, schema).select(*(quoted(name) for name in names))

@@ -2,31 +2,36 @@
 
 A run writes its lines into a folder of its own. They count once its record exists, and a record is the exclusive
 creation of the next number. A checkpoint now and then holds what all records up to it come to: only those since are
-read.
+read. What is old is compacted into fewer files (`compaction`), and found by `places`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from typing import Optional
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
+from pyspark.sql.types import StructType
 
 from spark_billing.bills.lines import hourly_bills
 from spark_billing.core.columns import tag_columns
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period, hour_number
+from spark_billing.core.schemas import LEFT_OUT
 from spark_billing.core.storage import Folder, Storage, path_is_absent
 from spark_billing.ledger.difference import net_lines
-from spark_billing.ledger.files import Staging, read_conflicts, read_lines
+from spark_billing.ledger.files import Staging, lines_schema, read_compacted, read_written
 from spark_billing.ledger.ledger import Expected, Ledger, Store, Work
+from spark_billing.ledger.numbered import numbered, numbered_name
+from spark_billing.ledger.places import newest_places
 from spark_billing.ledger.publishing import Touched, clear, finish_publishing, publish, touched_partitions
-from spark_billing.ledger.run_record import RunRecord, conflicts_path, lines_path
+from spark_billing.ledger.run_record import CONFLICTS, LINES, RunRecord, conflicts_path, lines_path
 from spark_billing.ledger.summed_runs import EVERY, SummedRuns, require_follows
 
 RUNS, CHECKPOINTS = "ledger/runs", "ledger/checkpoints"
@@ -44,14 +49,20 @@ class FolderLedger(Ledger):
     def open(cls, storage: Folder) -> FolderLedger:
         """Reads the last checkpoint and every record since; `OutputError` if a record is missing, incomplete or not on
         top of the one before it."""
-        names = _numbered(storage, RUNS)
+        checkpoints = numbered(storage.names(CHECKPOINTS))  # before the records: each has its own when it is written
+        names = numbered(storage.names(RUNS))
         for number, name in enumerate(names, start=1):
-            if name != _name(number):
+            if name != numbered_name(number):
                 raise OutputError(
-                    f"{storage.path(RUNS)} is not whole: {name} does not follow on the run before it ({_name(number)} "
-                    "was needed). Restore the records that are missing."
+                    f"{storage.path(RUNS)} is not whole: {name} does not follow on the run before it "
+                    f"({numbered_name(number)} was needed). Restore the records that are missing."
                 )
-        runs, of_checkpoint = _checkpointed(storage, names)
+        if checkpoints[-1:] > names[-1:]:
+            raise OutputError(
+                f"{storage.path(RUNS)} is not whole: {checkpoints[-1]} is gone, which a checkpoint of that name sums "
+                "with all before it. Restore the records that are missing."
+            )
+        runs, of_checkpoint = _checkpointed(storage, checkpoints)
         new = {}
         for number, (name, text) in enumerate(_texts(storage, names[runs.count :]), start=runs.count + 1):
             new[number] = (RunRecord.from_json(storage.path(f"{RUNS}/{name}"), text), text)
@@ -61,14 +72,29 @@ class FolderLedger(Ledger):
         return cls(storage, runs.after(list(new.values())), last, runs.count)
 
     def _read_lines(self, expected: Expected, tags: set[str]) -> DataFrame:
-        return read_lines(self.spark, self.storage, _paths(lines_path, expected), tags)
+        return self._read(LINES, expected, lines_schema(tags))
 
     def _read_left_out(self, expected: Expected) -> DataFrame:
-        return read_conflicts(self.spark, self.storage, _paths(conflicts_path, expected))
+        return self._read(CONFLICTS, expected, LEFT_OUT)
+
+    def _read(self, kind: str, expected: Expected, schema: StructType) -> DataFrame:
+        """Asks at each reading where the rows are: what was compacted long ago is no longer in the folders of runs."""
+        found = newest_places(self.storage).found(kind, expected)
+        parts = []
+        if found.apart:
+            parts.append(read_written(self.storage, kind, found.apart, schema))
+        if found.together:
+            rows = read_compacted(self.storage, kind, found.together, schema)
+            for date, run_ids in found.others.items():
+                of_others = (F.col("billing_date") == F.lit(date).cast("date")) & F.col("run_id").isin(*run_ids)
+                rows = rows.filter(~of_others)
+            parts.append(rows)
+        return reduce(DataFrame.unionByName, parts)
 
     def _place(self, date: str, run_id: str, written: DataFrame) -> str:
-        path_of = lines_path if "token_type" in written.columns else conflicts_path
-        return self.storage.path(f"{path_of(run_id)}/billing_date={date}")
+        kind = LINES if "token_type" in written.columns else CONFLICTS
+        found = newest_places(self.storage).found(kind, [(date, run_id)])
+        return self.storage.path((*found.apart, *found.together)[0])
 
     def rejected(self, period: Period) -> Optional[DataFrame]:
         hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")
@@ -130,13 +156,13 @@ class RunFolder(Work):
         path = lines_path(run_id)
         self._uncommitted.append(path)
         self._staging("lines").write_lines(changes.drop("run_id"), path)
-        return read_lines(self.spark, self.storage, [path], set(tag_columns(changes)))
+        return read_written(self.storage, LINES, [path], lines_schema(tag_columns(changes)))
 
     def leave_out(self, run_id: str, changes: DataFrame) -> DataFrame:
         path = conflicts_path(run_id)
         self._uncommitted.append(path)
         self._staging("conflicts").write_conflicts(changes.drop("run_id"), path)
-        return read_conflicts(self.spark, self.storage, [path])
+        return read_written(self.storage, CONFLICTS, [path], LEFT_OUT)
 
     def rebuild(self, of_dates: DataFrame, number: int) -> Mapping[str, DataFrame]:
         run = F.lit(number).cast("bigint").alias("run")
@@ -182,7 +208,7 @@ class RunFolder(Work):
 
 def record_path(number: int) -> str:
     """Where the record of a run is, below the output."""
-    return f"{RUNS}/{_name(number)}"
+    return f"{RUNS}/{numbered_name(number)}"
 
 
 def create_record(storage: Storage, record: RunRecord, text: str) -> bool:
@@ -195,16 +221,15 @@ def create_record(storage: Storage, record: RunRecord, text: str) -> bool:
 
 
 def _checkpointed(storage: Folder, names: Sequence[str]) -> tuple[SummedRuns, Optional[RunRecord]]:
-    """The sum of the first runs by the last checkpoint that is whole and ends with a record that is there; with that
-    record."""
-    if len(names) > EVERY:
-        for name in reversed([name for name in _numbered(storage, CHECKPOINTS) if name <= names[-1]]):
-            runs = SummedRuns.from_text(storage.texts(CHECKPOINTS, [name]).get(name, ""))
-            if runs is None or _name(runs.count) != name:
-                continue
-            record = RunRecord.from_json(storage.path(f"{RUNS}/{name}"), storage.texts(RUNS, [name]).get(name, ""))
-            if record.run_id == runs.last_id:
-                return runs, record
+    """The sum of the first runs by the last of some checkpoints that is whole and ends with the record of its number;
+    with that record."""
+    for name in reversed(names):
+        runs = SummedRuns.from_text(storage.texts(CHECKPOINTS, [name]).get(name, ""))
+        if runs is None or numbered_name(runs.count) != name:
+            continue
+        record = RunRecord.from_json(storage.path(f"{RUNS}/{name}"), storage.texts(RUNS, [name]).get(name, ""))
+        if record.run_id == runs.last_id:
+            return runs, record
     return SummedRuns(), None
 
 
@@ -212,22 +237,9 @@ def _write_checkpoint(storage: Storage, ledger: Ledger, record: RunRecord, text:
     """Now and then the sum of all runs; without it the next run has more to read, and nothing else is lost."""
     if record.run - ledger.checkpointed >= EVERY:
         with suppress(OSError, Py4JJavaError):
-            storage.create(f"{CHECKPOINTS}/{_name(record.run)}", ledger.runs.after([(record, text)]).to_text())
+            storage.create(f"{CHECKPOINTS}/{numbered_name(record.run)}", ledger.runs.after([(record, text)]).to_text())
 
 
 def _texts(storage: Folder, names: Sequence[str]) -> list[tuple[str, str]]:
     texts = storage.texts(RUNS, names)
     return [(name, texts.get(name, "")) for name in names]
-
-
-def _numbered(storage: Folder, folder: str) -> list[str]:
-    """The files of a folder that are named by a number, in order."""
-    return sorted(name for name in storage.names(folder) if name.endswith(".json") and name[:-5].isdigit())
-
-
-def _name(number: int) -> str:
-    return f"{number:020}.json"
-
-
-def _paths(path_of: Callable[[str], str], expected: Expected) -> list[str]:
-    return [f"{path_of(run_id)}/billing_date={date}" for date, run_id in sorted(expected)]

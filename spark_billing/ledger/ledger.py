@@ -87,6 +87,13 @@ class Ledger(ABC):
         expected = _of_dates(self.runs.left_out, dates)
         return self._verified(lambda: self._read_left_out(expected), expected) if expected else None
 
+    def unverified(self, expected: Expected, *, left_out: bool) -> DataFrame:
+        """The lines of some dates and runs, or what they have left out, as it is there."""
+        if left_out:
+            return self._read_left_out(expected)
+        tags = {tag for date, _ in expected for tag in self.runs.tags.get(date, ())}
+        return self._read_lines(expected, tags)
+
     def _verified(self, read: Callable[[], DataFrame], expected: Expected) -> DataFrame:
         try:
             written = read()

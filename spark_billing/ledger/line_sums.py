@@ -44,6 +44,15 @@ def sums_by_kind(rows: DataFrame) -> dict[tuple[str, Optional[str], str], LineSu
     }
 
 
+def sums_by_run_hour_and_reason(written: DataFrame) -> dict[tuple[str, str, int, str], LineSums]:
+    """The count and sums of ledger lines, or rows of `LEFT_OUT`, by UTC+8 date, run_id, hour in epoch seconds, and
+    reason (`original` has none, nor has what is left out)."""
+    reason = F.coalesce("reason", "entry") if "entry" in written.columns else F.lit("")
+    by = ("billing_date", "run_id", F.unix_seconds("period_start").alias("hour"), reason.alias("reason"))
+    rows = _with_tokens(written).groupBy(*by).agg(*_counts_and_sums()).collect()
+    return {(str(row["billing_date"]), row["run_id"], row["hour"], row["reason"]): _sums_of(row) for row in rows}
+
+
 def _with_tokens(written: DataFrame) -> DataFrame:
     """Lines as they are; of what is left out, which has tokens of both kinds in a row, their sum."""
     if "tokens" in written.columns:

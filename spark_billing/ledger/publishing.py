@@ -83,7 +83,7 @@ def finish_publishing(storage: Storage, record: Optional[RunRecord], patience: f
 def publish(storage: Storage, record: RunRecord) -> None:
     """Move a committed run's partitions into place. Done again from the start after a kill, it ends the same."""
     of_run = record.staging.rpartition("/")[0]
-    if not storage.exists(of_run):
+    if not of_run or not storage.exists(of_run):  # without a folder of its own, the rest would be the whole output
         return
     for part in _unpublished(storage, record):
         if storage.exists(f"{record.staging}/{part}"):  # else another process has just moved it

@@ -8,7 +8,9 @@ from pyspark.sql import SparkSession
 
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.storage import Storage, folder_to_read
+from spark_billing.ledger.folder_kept import FolderKept
 from spark_billing.ledger.folder_ledger import FolderLedger, FolderStore
+from spark_billing.ledger.kept import Kept
 from spark_billing.ledger.ledger import Ledger, Store
 from spark_billing.ledger.table_ledger import TableLedger, TableStore
 
@@ -43,6 +45,12 @@ def open_ledger(spark: SparkSession, output: Optional[str], catalog: Optional[st
             parameter="output" if catalog is None else "output_catalog",
         )
     return ledger
+
+
+def kept_of(spark: SparkSession, output: Optional[str], catalog: Optional[str] = None) -> Kept:
+    """What is kept of a ledger that was billed into, whole or not."""
+    _require_one(output, catalog)
+    return FolderKept(Storage(spark, str(output)))
 
 
 def _require_one(output: Optional[str], catalog: Optional[str]) -> None:

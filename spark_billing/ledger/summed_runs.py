@@ -7,16 +7,15 @@ computes it again from the records. No Spark in here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from hashlib import sha256
 from typing import Any, Optional
 
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import SECONDS_PER_HOUR, date_label
 from spark_billing.ledger.earlier_conflicts import EarlierConflicts
+from spark_billing.ledger.numbered import hash_of, sealed, unsealed
 from spark_billing.ledger.run_record import LineSums, RunRecord
 
 EVERY = 64  # runs between two checkpoints: so many records are read at most
@@ -48,7 +47,7 @@ class SummedRuns:
         tags = {date: set(names) for date, names in self.tags.items()}
         tag_columns = set(self.tag_columns)
         for record, text in records:
-            digest = _hash(digest + text)
+            digest = hash_of(digest + text)
             tag_columns.update(record.tag_columns)
             for hour, sums in record.ledger.hours.items():
                 date = date_label(hour)
@@ -79,7 +78,7 @@ class SummedRuns:
         return {hour: sums.amount for hour, sums in sorted(self.hours.items()) if not sums.is_nothing}
 
     def to_text(self) -> str:
-        """As a checkpoint: its content in one line, and before it the hash of that line."""
+        """As a checkpoint, sealed."""
         content = {
             "runs": self.count,
             "last": self.last_id,
@@ -92,17 +91,14 @@ class SummedRuns:
             "covered_by": _stretches(self.covered_by),
             "earlier": self.earlier.to_json(),
         }
-        line = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        return f'{{"sha256":"{_hash(line)}","content":\n{line}\n}}\n'
+        return sealed(content)
 
     @classmethod
     def from_text(cls, text: str) -> Optional[SummedRuns]:
         """From a checkpoint; None if it is not whole: then the records are read."""
-        first, _, rest = text.partition("\n")
-        line = rest.partition("\n")[0]
-        if first != f'{{"sha256":"{_hash(line)}","content":':
+        found = unsealed(text)
+        if found is None:
             return None
-        found = json.loads(line)
         return cls(
             count=found["runs"],
             last_id=found["last"],
@@ -154,7 +150,3 @@ def _by_date(sums: ByDate) -> dict[str, Any]:
 
 def _of_dates(found: Mapping[str, Any]) -> ByDate:
     return {date: {run_id: _sums(cells) for run_id, cells in of.items()} for date, of in found.items()}
-
-
-def _hash(text: str) -> str:
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()

@@ -38,7 +38,7 @@ from spark_billing.ledger.publishing import Touched
 from spark_billing.ledger.run_record import LineSums, RunRecord
 from spark_billing.ledger.summed_runs import EVERY, SummedRuns, require_follows
 from spark_billing.ledger.table_calls import CallTable
-from spark_billing.ledger.views import make_views, require_views, views_of
+from spark_billing.ledger.views import keep_views, require_views, views_of
 
 _COMMITS = 5  # tries of a commit that a compaction was in the way of
 
@@ -205,7 +205,7 @@ class RunTable(Work):
         assert isinstance(ledger, TableLedger)
         text = record.to_json()
         tags = sorted({tag for kind, rows in self._rows if kind == LINE for tag in tags_in(rows)})
-        new_tags = add_columns(self.spark, self.table.table, [(tag, _TEXT) for tag in tags])
+        add_columns(self.spark, self.table.table, [(tag, _TEXT) for tag in tags])
         own = [(RUN, text)]
         if record.run - ledger.checkpointed >= EVERY:
             own.append((CHECKPOINT, ledger.runs.after([(record, text)]).to_text()))
@@ -218,8 +218,7 @@ class RunTable(Work):
             self._uncommitted = uncommitted
             self._forget(record.run_id)
             return None
-        if new_tags or ledger.runs.count == 0 or ledger.runs.count % EVERY == 0:
-            make_views(self.spark, self.namespace)
+        keep_views(self.spark, self.namespace)
         return record
 
     def _commit(self, rows: DataFrame, record: RunRecord, version: Optional[str]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
@@ -43,18 +45,20 @@ def require_views(spark: SparkSession, namespace: str) -> None:
             )
 
 
-def make_views(spark: SparkSession, namespace: str) -> bool:
-    """Make the views anew, with a column for each tag; False if the catalog has no views."""
+def keep_views(spark: SparkSession, namespace: str) -> None:
+    """See that the views are there, with a column for each tag; a catalog without views stays without them."""
     table = TableName(namespace, TABLE)
     tags = [name for name in spark.table(str(table)).columns if name.startswith(tag_column(""))]
-    for view, query in (("bill_lines", _lines(table, tags)), ("bills", _bills(table, tags))):
-        try:
-            spark.sql(
-                f"CREATE OR REPLACE VIEW {TableName(namespace, view)} TBLPROPERTIES ('{OURS}' = '{VERSION}') AS {query}"
-            )
-        except (PySparkException, Py4JJavaError):
-            return False
-    return True
+    try:
+        there = spark.table(str(TableName(namespace, "bill_lines"))).columns
+        if set(tags) <= set(there) and "bills" in views_of(spark, namespace):
+            return
+    except PySparkException:  # none yet
+        pass
+    with suppress(PySparkException, Py4JJavaError):
+        for view, query in (("bill_lines", _lines(table, tags)), ("bills", _bills(table, tags))):
+            name, ours = TableName(namespace, view), f"TBLPROPERTIES ('{OURS}' = '{VERSION}')"
+            spark.sql(f"CREATE OR REPLACE VIEW {name} {ours} AS {query}")
 
 
 def _lines(table: TableName, tags: list[str]) -> str:

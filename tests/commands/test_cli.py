@@ -30,7 +30,7 @@ def test_help_of_each_teaches(command, capsys):
             call()
         said = capsys.readouterr().out
         assert ended.value.code == 0
-        assert re.search(rf"^examples?:\n(  #.*\n)?  {re.escape(prog)} --", said, flags=re.M), said
+        assert re.search(rf"^examples?:\n(  #.*\n)?  {re.escape(prog)} (\w+ )?--", said, flags=re.M), said
 
 
 def test_the_command_alone(capsys):
