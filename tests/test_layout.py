@@ -190,7 +190,8 @@ def test_the_public_names():
                          "catalog: 'Optional[str]' = None, start: 'Optional[str]' = None, "
                          "end: 'Optional[str]' = None) -> 'DataFrame'"),
         ("monthly_statement", "(lines: 'DataFrame', month: 'str', *, as_of: 'Optional[str]' = None, "
-                              "closed_after: 'int' = 48, top: 'int' = 20) -> 'Statement'"),
+                              "closed_after: 'int' = 48, top: 'int' = 20, "
+                              "ledger: 'Optional[str]' = None) -> 'Statement'"),
         ("provider_bill", "(bill: 'DataFrame', mapping: 'BillMapping') -> 'DataFrame'"),
         ("read_bill", "(spark: 'SparkSession', path: 'str', file_format: 'Optional[str]' = None) -> 'DataFrame'"),
         ("reconcile", "(lines: 'DataFrame', provider: 'DataFrame', *, prices: 'PriceList', grain: 'str', "
@@ -215,7 +216,7 @@ def test_the_public_names():
                                "pricing: 'Pricing' = 'native', group_by_tags: 'Sequence[str]' = (), "
                                "detail: 'bool' = False, as_of: 'Optional[str]' = None, "
                                "closed_after: 'Optional[int]' = None, adjust_within: 'Optional[int]' = None, "
-                               "allow_retractions: 'bool' = False) "
+                               "allow_retractions: 'bool' = False, one_writer: 'bool' = False) "
                                "-> 'Callable[[DataFrame, int], None]'"),
         ("sql_function_ddl", "(prices: 'PriceList', *, namespace: 'Optional[str]' = None, prefix: 'str' = '') "
                              "-> 'list[str]'"),
@@ -230,7 +231,7 @@ def test_the_public_names():
                      "invoice_issuer: 'str' = 'Alibaba Cloud', version: 'str' = '1.2', closed_months: 'ClosedMonths' "
                      "= (), invoice_ids: 'Optional[Mapping[str, str]]' = None, invoice_detail_ids: "
                      "'Optional[Mapping[str, str]]' = None, tags: 'Optional[Mapping[str, str]]' = None, region_names: "
-                     "'Optional[Mapping[str, str]]' = None) -> 'DataFrame'"),
+                     "'Optional[Mapping[str, str]]' = None, ledger: 'Optional[str]' = None) -> 'DataFrame'"),
         ("PriceList.bundled", "(name: 'str', *, currency: 'str', tokens_per_k: 'int' = 1000, "
                               "version: 'Optional[str]' = None) -> 'PriceList'"),
         ("PriceList.from_csv", "(path: 'object', *, tokens_per_k: 'int' = 1000, "

@@ -19,7 +19,7 @@ from spark_billing.core.published import PROVIDER
 from spark_billing.core.schemas import AMOUNT, TOTAL_TOKENS
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.core.storage import Storage
-from spark_billing.core.text import printable, table
+from spark_billing.core.text import one_line, printable, table
 from spark_billing.focus.files import FORMATS, read_focus, write_focus
 from spark_billing.focus.rows import VERSIONS, billing_month, to_focus
 from spark_billing.focus.rules import examine
@@ -107,8 +107,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
             raise UsageError(
                 f"the ledger in {ledger.where} has no line of {', '.join(months) or 'any month'} to export"
             )
-        _export(lines, by_month, arguments.to, ledger.where, arguments.format, options)
-    say("\n".join(_printed(by_month, arguments)))
+        _export(lines, by_month, arguments.to, ledger.where, arguments.format, {**options, "ledger": ledger.version})
+    say("\n".join(_printed(by_month, ledger, arguments)))
     return DONE
 
 
@@ -195,9 +195,10 @@ def _require_empty(storage: Storage, name: str) -> None:
         raise OutputError(f"--to {storage.path(name)} is not empty; give a new folder, or empty that one")
 
 
-def _printed(by_month: Sequence[Any], arguments: argparse.Namespace) -> Iterator[str]:
+def _printed(by_month: Sequence[Any], ledger: Ledger, arguments: argparse.Namespace) -> Iterator[str]:
     rows = sum(row["rows"] for row in by_month)
     yield f"FOCUS {arguments.focus_version}: {rows:,} rows in {arguments.to.rstrip('/')}, one for each ledger line"
+    yield f"From {one_line(ledger.version)}"
     yield ""
     cells = [("billing month (UTC+8)", "rows", "corrections", "tokens", by_month[0]["currency"])]
     for row in by_month:

@@ -30,6 +30,9 @@ examples:
   # every hour: the two days before, with whatever arrived late
   {prog} --usage oss://bucket/usage --output oss://bucket/bills --currency USD --last 48
 
+  # into the table ledger of a catalog that the Spark session knows by the name ice
+  {prog} --usage ice.logs.calls --usage-format table --output-catalog ice.billing --currency USD
+
   # see it work on made-up usage
   {prog} --demo
 
@@ -80,6 +83,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         group_by_tags=arguments.group_by_tag,
         detail=arguments.detail,
         source=arguments.source,
+        one_writer=arguments.one_writer,
         dedup_lookback=arguments.dedup_lookback,
         keep_copy=arguments.keep_copy,
         as_of=as_of,
@@ -126,6 +130,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CATALOG.NAMESPACE",
         help="instead of --output: the table ledger of a catalog of Iceberg, Delta or Paimon, and views of it",
     )
+    add(
+        "--one-writer",
+        action="store_true",
+        help="with --output-catalog: the scheduler sees to it that only one run bills at a time; for a catalog that "
+        "cannot keep two runs apart, which is refused otherwise",
+    )
     add("--source", metavar="NAME", help="names the usage over time, wherever it lies (default: what --usage says)")
     add("--closed-after", metavar="HOURS", type=count, help="bill an hour only so long after its end")
     add(
@@ -171,7 +181,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
         names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
         names += ["allow_retractions", "dry_run", "output_catalog", "where", "usage_schema", "model_alias"]
-        names += ["max_rejected", "keep_copy", "dedup_lookback", "pricing"]
+        names += ["max_rejected", "keep_copy", "dedup_lookback", "pricing", "one_writer"]
         given = (name for name in names if getattr(arguments, name) != parser.get_default(name))
         unused = [f"--{name.replace('_', '-')}" for name in given]
         if unused:
@@ -184,6 +194,8 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
             parser.error(f"{', '.join(missing)} is needed; or try --demo")
         if arguments.output and arguments.output_catalog:
             parser.error("give either --output or --output-catalog")
+        if arguments.one_writer and arguments.output:
+            parser.error("--one-writer is about the catalog of --output-catalog; leave it out with --output")
 
 
 hourly_bill = Command(

@@ -62,12 +62,14 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     with settings(spark, SESSION_SETTINGS):
         if arguments.to is not None:
             place_of(spark, "--to", arguments.to)  # before the work
+        ledger = ledger_of(spark, arguments)
         found = monthly_statement(
-            lines_between(ledger_of(spark, arguments), month.start, month.end),
+            lines_between(ledger, month.start, month.end),
             arguments.month,
             as_of=arguments.as_of,
             closed_after=arguments.closed_after,
             top=arguments.top,
+            ledger=ledger.version,
         )
         lines = _lines_of_format(found, arguments.format)
         if arguments.to is None:

@@ -17,5 +17,10 @@ def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
 
 def printable(name: str, width: int = _ID_WIDTH) -> str:
     """A name from the data on one line of a terminal, whatever is in it."""
-    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+    safe = one_line(name)
     return safe if len(safe) <= width else safe[: width - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """Text with what is no letter, sign or blank written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

@@ -61,6 +61,7 @@ _FOCUS_OF_VERSION = {
 _FOCUS_OWN: dict[str, DataType] = {
     "x_BillingHour": StringType(),  # in UTC+8, such as 2026-04-08T10
     "x_Entry": StringType(),
+    "x_Ledger": StringType(),  # what the rows were made from, such as `run 12 of bills`
     "x_Model": StringType(),
     "x_Reason": StringType(),
     "x_Requests": LongType(),

@@ -38,6 +38,7 @@ def to_focus(
     invoice_detail_ids: Optional[Mapping[str, str]] = None,
     tags: Optional[Mapping[str, str]] = None,
     region_names: Optional[Mapping[str, str]] = None,
+    ledger: Optional[str] = None,
 ) -> DataFrame:
     """Ledger lines -> rows of FOCUS 1.2 or 1.4 (`columns.FOCUS`), one per line; quantities are in 1,000 tokens.
 
@@ -45,8 +46,8 @@ def to_focus(
     issued, such as `{"2026-04": "2026-05-03T12:00+08:00"}`: what a run added to them from that instant on is a
     Correction, in the billing period of that run. Of a month without an instant, the adjustments after its end are.
     `invoice_ids` and, for 1.4, `invoice_detail_ids` go by billing month; `tags` gives keys of the bill's tags another
-    name; `region_names` replaces those of the bundled price list (a region in neither is its own name). `UsageError` if
-    an option or the lines do not fit.
+    name; `region_names` replaces those of the bundled price list (a region in neither is its own name); `ledger` names
+    what the lines were read from, in `x_Ledger`. `UsageError` if an option or the lines do not fit.
 
     Examples
     --------
@@ -136,6 +137,7 @@ def to_focus(
             F.col("billing_date").cast("string"), F.lit("T"), F.lpad(F.col("billing_hour").cast("string"), 2, "0")
         ),
         "x_Entry": F.col("entry"),
+        "x_Ledger": F.lit(ledger),
         "x_Model": F.col("model"),
         "x_Reason": F.col("reason"),
         "x_Requests": F.col("requests"),

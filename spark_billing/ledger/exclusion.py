@@ -6,6 +6,7 @@ two can do; a rename on an object store or on a local disk is no such step.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Optional
 
 from pyspark.errors import PySparkException
@@ -14,7 +15,8 @@ from pyspark.sql import SparkSession
 from spark_billing.core.errors import OutputError
 from spark_billing.ledger.formats import TableName, probe_paimon
 
-_RENAMES = ("hdfs", "viewfs", "abfs", "abfss", "gs")  # where a file is created, or renamed, only if it is not there
+_HDFS = ("hdfs", "viewfs")  # where a file is renamed only if the target is not there
+_OF_DELTA = (*_HDFS, "abfs", "abfss", "gs")  # where Delta creates, or renames, a file of its log likewise
 _WAY_OUT = (
     "If your scheduler sees to it that only one run bills into it at a time, say so with one_writer (job: "
     "--one-writer); else take a catalog that excludes two writers (jobs/catalogs.md), or an output folder on HDFS."
@@ -43,7 +45,7 @@ def _iceberg(spark: SparkSession, table: TableName) -> Optional[str]:
     kind = _setting(spark, table, "type") or _setting(spark, table, "catalog-impl") or ""
     if not kind.lower().endswith(("hadoop", "hadoopcatalog")):
         return None
-    return _renames(_setting(spark, table, "warehouse"), "Iceberg's Hadoop catalog renames a file")
+    return _renames(_setting(spark, table, "warehouse"), _HDFS, "Iceberg's Hadoop catalog renames a file")
 
 
 def _delta(spark: SparkSession, table: TableName) -> Optional[str]:
@@ -51,7 +53,7 @@ def _delta(spark: SparkSession, table: TableName) -> Optional[str]:
     scheme = _scheme(location)
     if scheme and spark.conf.get(f"spark.delta.logStore.{scheme}.impl", None) is not None:
         return None  # the user's own, such as the one for S3 with a DynamoDB table
-    return _renames(location, "Delta renames the files of its log")
+    return _renames(location, _OF_DELTA, "Delta renames the files of its log")
 
 
 def _paimon(spark: SparkSession, table: TableName, scratch: str) -> Optional[str]:
@@ -62,15 +64,15 @@ def _paimon(spark: SparkSession, table: TableName, scratch: str) -> Optional[str
     if metastore == "jdbc" and not has_lock:
         return "the JDBC catalog of Paimon locks only with lock.enabled=true"
     if metastore in ("", "filesystem") or (metastore == "hive" and not has_lock):
-        why = _renames(_setting(spark, table, "warehouse"), "Paimon renames its snapshot file")
+        why = _renames(_setting(spark, table, "warehouse"), _HDFS, "Paimon renames its snapshot file")
         if why is not None:
             return why
     return probe_paimon(spark, ".".join(table.parts[:-1]), scratch)
 
 
-def _renames(location: Optional[str], what: str) -> Optional[str]:
+def _renames(location: Optional[str], exclusive: Collection[str], what: str) -> Optional[str]:
     scheme = _scheme(location or "") or "file"
-    if scheme in _RENAMES:
+    if scheme in exclusive:
         return None
     where = "a local disk" if scheme == "file" else f"{scheme}://"
     return f"{what}, and on {where} that does not say who was first"

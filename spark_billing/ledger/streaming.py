@@ -57,6 +57,7 @@ def bill_touched_hours(
     closed_after: Optional[int] = None,
     adjust_within: Optional[int] = None,
     allow_retractions: bool = False,
+    one_writer: bool = False,
 ) -> Callable[[DataFrame, int], None]:
     """A function for `foreachBatch`: bills the UTC+8 hours that a micro-batch touches, from the usage table.
 
@@ -113,6 +114,7 @@ def bill_touched_hours(
         "as_of": instant_of(as_of, last=None, closed_after=None, adjust_within=adjust_within),
         "adjust_within": adjust_within,
         "allow_retractions": allow_retractions,
+        "one_writer": one_writer,
     }
     of_batch = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias)
     of_table = replace(of_batch, usage_format=usage_format, usage_schema=usage_schema)

@@ -34,8 +34,8 @@ class Report:
     hours: Mapping[int, Sums]  # of each hour that has lines
     rejected: Mapping[str, int]  # rows of the period's hours by reason
     rejected_without_time: Mapping[str, int]  # rows that no period can claim
-    run: int  # the last one in the ledger
-    run_at: str
+    ledger: str  # what it was made from, such as `run 12 of bills`
+    run_at: str  # when that run was committed
     estimate: Optional[Expected] = None
     reconciliation: Optional[Reconciliation] = None
 
@@ -99,7 +99,7 @@ def read_report(
         hours=dict(sorted(of_hours.items())),
         rejected=rejected,
         rejected_without_time=without_time,
-        run=last.run,
+        ledger=ledger.version,
         run_at=last.committed_at,
         estimate=estimate,
         reconciliation=reconciliation,

@@ -7,7 +7,7 @@ from typing import Optional
 
 from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label
 from spark_billing.core.money import add, money
-from spark_billing.core.text import printable
+from spark_billing.core.text import one_line, printable
 from spark_billing.estimates.expected import Expected
 from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports import charts
@@ -50,8 +50,8 @@ def report_html(report: Report) -> Iterator[str]:
     if report.reconciliation is not None:
         yield from pages.section("Beside the provider's bill", _reconciliation(report.reconciliation))
     yield from pages.foot(
-        f"From the ledger up to run {report.run} of {report.run_at}. Amounts are exact; every list with a total adds "
-        "up to it, to the last digit."
+        f"From {one_line(report.ledger)}, committed at {report.run_at}. Amounts are exact; every list with a total "
+        "adds up to it, to the last digit."
     )
 
 

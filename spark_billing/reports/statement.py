@@ -25,7 +25,7 @@ from spark_billing.core.hours import (
 from spark_billing.core.money import EXACT, money
 from spark_billing.core.published import CENT, SETTLED_AFTER_HOURS
 from spark_billing.core.schemas import LEDGER_LINES
-from spark_billing.core.text import printable, table
+from spark_billing.core.text import one_line, printable, table
 from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, sums_by, total_of
 
 FINAL, OPEN = "final", "open"
@@ -47,6 +47,7 @@ class Statement:
     parts: Mapping[str, Sequence[Part]]  # by workspace, model, `tag KEY` and entry
     hours: Mapping[int, Sums]  # of each hour that has lines
     charges: DataFrame  # all workspaces, models and tags: the rows of the CSV
+    ledger: Optional[str] = None  # what it was made from, such as `run 12 of bills`
 
     @property
     def rounded(self) -> Decimal:
@@ -81,6 +82,8 @@ class Statement:
     def text(self) -> Iterator[str]:
         """Lines for a terminal."""
         yield f"Statement of {self.month} (UTC+8) as of {instant_label(self.as_of)}"
+        if self.ledger is not None:
+            yield f"From {one_line(self.ledger)}"
         yield f"An hour is final {self.closed_after} hours after its end; until then it is open."
         yield ""
         heads = (*HEADS, self.currency)
@@ -134,15 +137,21 @@ def _hour_within(period: Period, seconds: int) -> int:
 
 
 def monthly_statement(
-    lines: DataFrame, month: str, *, as_of: Optional[str] = None, closed_after: int = SETTLED_AFTER_HOURS, top: int = 20
+    lines: DataFrame,
+    month: str,
+    *,
+    as_of: Optional[str] = None,
+    closed_after: int = SETTLED_AFTER_HOURS,
+    top: int = 20,
+    ledger: Optional[str] = None,
 ) -> Statement:
     """The statement of a UTC+8 month such as 2026-04: per workspace, model and tag, originals apart from adjustments.
 
     `lines` are those of `ledger_lines`. An hour is final if it ended at least `closed_after` hours before the instant
     `as_of`, such as 2026-05-03T12:00+08:00 (default: now), else open. Printed, it shows the `top` dearest of each list
-    and the others as one row; `charges` and the CSV have all. Amounts are exact; only the total is also given rounded,
-    down to the cent. All lists are proved to add up to the total (`TotalsError`). `UsageError` if the month, the
-    instant or the lines do not fit.
+    and the others as one row; `charges` and the CSV have all. `ledger` says what the lines were read from, and so does
+    the statement then. Amounts are exact; only the total is also given rounded, down to the cent. All lists are proved
+    to add up to the total (`TotalsError`). `UsageError` if the month, the instant or the lines do not fit.
 
     Examples
     --------
@@ -191,7 +200,8 @@ def monthly_statement(
     total = total_of(parts["entry"])
     prove(total, {**parts, "hour": [Part(None, sums) for sums in hours.values()]})
     charges = _charges(lines, _final_until(period, at, closed_after))
-    return Statement(month, period, at, closed_after, currency, total, parts, dict(sorted(hours.items())), charges)
+    hours = dict(sorted(hours.items()))
+    return Statement(month, period, at, closed_after, currency, total, parts, hours, charges, ledger)
 
 
 def require_ledger_lines(lines: DataFrame) -> DataFrame:

@@ -11,6 +11,7 @@ from spark_billing.core.columns import tag_columns
 from spark_billing.core.errors import TotalsError
 from spark_billing.core.hours import SECONDS_PER_HOUR, hour_label, instant_label
 from spark_billing.core.money import add, money
+from spark_billing.core.text import one_line
 from spark_billing.reports import html as pages
 from spark_billing.reports.breakdown import Sums
 from spark_billing.reports.statement import HEADS, Statement, cells_of, title
@@ -18,7 +19,7 @@ from spark_billing.reports.statement import HEADS, Statement, cells_of, title
 _BEFORE_TAGS = ("kind", "month", "workspace_id", "model")
 _AFTER_TAGS = (
     *("entry", "reason", "state", "period_start", "period_end", "currency"),
-    *("requests", "input_tokens", "output_tokens", "amount"),
+    *("requests", "input_tokens", "output_tokens", "amount", "ledger"),
 )
 _TO_QUOTE = re.compile(r'[",\r\n]|^\s|\s$|^$')
 
@@ -28,7 +29,7 @@ def statement_csv(statement: Statement) -> Iterator[str]:
 
     - `charge`: what a workspace, model and tags come to; these amounts add up to the total (`TotalsError` if not)
     - `hour`: the same money by hour; `no_usage`: a period without calls
-    - `total`, exact, and `total_rounded_down`, to the cent
+    - `total`, exact, and `total_rounded_down`, to the cent; both name the `ledger` that the statement was made from
 
     No value is changed: a spreadsheet that takes a workspace named `=1+1` for a formula must be told that it is text.
     """
@@ -55,7 +56,7 @@ def statement_csv(statement: Statement) -> Iterator[str]:
         yield row("hour", **hours(hour, hour + SECONDS_PER_HOUR), state=statement.state(hour), **_count_cells(sums))
     for start, end in statement.without_usage():
         yield row("no_usage", **hours(start, end), state=statement.state(start), requests=0)
-    whole = hours(statement.period.start, statement.period.end)
+    whole = {**hours(statement.period.start, statement.period.end), "ledger": statement.ledger}
     yield row("total", **whole, **_count_cells(statement.total))
     yield row("total_rounded_down", **whole, amount=statement.rounded)
 
@@ -80,7 +81,8 @@ def statement_html(statement: Statement) -> Iterator[str]:
     yield from pages.section("Hours, UTC+8", states)
     without = (f"<p>{pages.text(line.strip())}</p>" for line in statement.told_without_usage())
     yield from pages.section("Hours without usage", without)
-    yield from pages.foot("Every list adds up to the exact total, to the last digit.")
+    made_from = f"From {one_line(statement.ledger)}. " if statement.ledger is not None else ""
+    yield from pages.foot(f"{made_from}Every list adds up to the exact total, to the last digit.")
 
 
 def _count_cells(sums: Sums) -> dict[str, object]:

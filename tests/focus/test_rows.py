@@ -127,6 +127,7 @@ GOLDEN = {
     "Tags": '{"team":"red","cost \\"center\\"":"=1+1"}',
     "x_BillingHour": "2026-04-08T00",
     "x_Entry": "original",
+    "x_Ledger": None,
     "x_Model": "qwen-plus",
     "x_Reason": None,
     "x_Requests": 1,
@@ -491,7 +492,9 @@ def test_parquet(spark, ledger, export, tmp_path):
     assert [(f.name, f.dataType) for f in rows.schema.fields] == [(f.name, f.dataType) for f in FOCUS["1.2"].fields]
     found = {(r["SubAccountId"], r["SkuId"]): r.asDict() for r in rows.collect()}
     assert len(found) == 4
-    assert found["w-1", "qwen-plus/input"] == {**GOLDEN, "Tags": '{"Team":" red\\n"}'}
+    made_from = f"run 1 of {ledger}"
+    assert f"\nFrom {made_from}\n" in out
+    assert found["w-1", "qwen-plus/input"] == {**GOLDEN, "Tags": '{"Team":" red\\n"}', "x_Ledger": made_from}
     assert found[HOSTILE, "qwen-plus/output"]["PricingQuantity"] == Decimal("0.100")
 
 

@@ -96,7 +96,7 @@ def report_of(names=("w-1", "w-2"), **changes):
             "hours": {START + 3600: total},
             "rejected": {"unknown_model": 2},
             "rejected_without_time": {"missing_call_time": 1},
-            "run": 2,
+            "ledger": "run 2 of bills",
             "run_at": "2026-04-10T00:00:00+00:00",
             **changes,
         }
@@ -148,6 +148,7 @@ def test_what_the_page_says():
         "1 of 48",
         "unknown_model",
         "missing_call_time",
+        "From run 2 of bills, committed at 2026-04-10T00:00:00+00:00.",
     ):
         assert words in said
     quiet = report_of(rejected={}, rejected_without_time={})
@@ -294,6 +295,7 @@ def test_the_job(write, bill, tmp_path, capsys):
     assert not {"script", "img"} & set(page.tags)
     assert "7 others" in page.said()
     assert "below the lowest estimate" in page.said()
+    assert f"From run 1 of {out}, committed at 2" in page.said()
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
         "estimate.json", "reconciliation.json", "report.html",
     ]  # fmt: skip

@@ -157,6 +157,16 @@ def test_a_page_of_it(spark):
     assert "0.00003588 USD exactly, rounded down to the cent once" in page
 
 
+def test_what_it_was_made_from(spark):
+    named = made(spark, [line()], ledger="run 12 of <b>\u202e")
+    assert "\nFrom run 12 of <b>\\u202e\n" in str(named)
+    assert "From run 12 of &lt;b&gt;\\u202e. Every list" in "\n".join(statement_html(named))
+    rows = list(csv.DictReader(statement_csv(named)))
+    assert {row["kind"] for row in rows if row["ledger"] == "run 12 of <b>\u202e"} == {"total", "total_rounded_down"}
+    assert {row["ledger"] for row in csv.DictReader(statement_csv(made(spark, [line()])))} == {""}
+    assert "From" not in str(made(spark, [line()]))
+
+
 def test_what_does_not_add_up_is_refused(spark):
     with pytest.raises(TotalsError, match="the parts by model"):
         prove(Sums(original=Decimal(2)), {"model": [Part("a", Sums(original=Decimal(1)))]})
@@ -201,6 +211,7 @@ def test_the_job(write, bill, tmp_path, capsys):
     assert next(line.split()[2:] for line in said if line.startswith("Total, exact")) == [
         *("3", "780", "150", "0.00010616", "0.00005308", "0.00015924"),
     ]
+    assert f"From run 2 of {out}" in said
     assert "  2026-04-08T01 to 2026-04-08T02, 1, final" in said
     assert "  2026-04-08T03 to 2026-04-10T02, 47, open" in said
     assert [line.split()[-1] for line in said if line.startswith("Total, rounded down to the cent")] == ["0.00"]
