@@ -56,6 +56,9 @@ class FolderKept(Kept):
             return spark.createDataFrame([], schema)
         return spark.read.schema(schema).option("basePath", self.storage.path(table)).parquet(*paths)
 
+    def seen_runs(self) -> Sequence[str]:
+        return ()  # what a folder publishes is beside its ledger
+
     def untold(self, runs: SummedRuns) -> Sequence[str]:
         places = newest_places(self.storage)
         found = [f"_staging/{name}" for name in self.storage.names("_staging")]

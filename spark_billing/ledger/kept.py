@@ -43,5 +43,9 @@ class Kept(ABC):
         """The rows of such a table on some of these dates."""
 
     @abstractmethod
+    def seen_runs(self) -> Sequence[str]:
+        """The runs whose rows who reads the store itself would see, whether a record speaks of them or not."""
+
+    @abstractmethod
     def untold(self, runs: SummedRuns) -> Sequence[str]:
         """What lies there that no record of the runs speaks of, and that no reader reads."""

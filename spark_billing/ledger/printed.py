@@ -13,6 +13,8 @@ from spark_billing.core.text import printable, table
 from spark_billing.ledger.compaction import Compaction, Size
 from spark_billing.ledger.verifying import Verified
 
+_WHOLE = 10_000  # characters of a line that nobody wants cut
+
 
 def printed_history(lines: DataFrame, workspace_id: str, hour: str) -> Iterator[str]:
     """The history as a person reads it: a line a row, the runs apart, the sum at the end."""
@@ -45,8 +47,8 @@ def printed_verified(verified: Verified) -> Iterator[str]:
     looked_at += [f"{_count(dates, 'date')} of {name}" for name, dates in verified.dates.items()]
     yield f"Looked at {', '.join(looked_at)}"
     for path in verified.untold:
-        yield f"Not of the ledger, and read by nothing: {printable(path)}"
-    yield from (printable(str(difference)) for difference in verified.differences)
+        yield f"Not of the ledger, and read by nothing: {printable(path, _WHOLE)}"
+    yield from (printable(str(difference), _WHOLE) for difference in verified.differences)
     differences = _count(len(verified.differences), "difference")
     yield f"Not whole: {differences}" if verified.differences else "Whole: nothing differs"
 

@@ -12,6 +12,7 @@ from spark_billing.ledger.folder_kept import FolderKept
 from spark_billing.ledger.folder_ledger import FolderLedger, FolderStore
 from spark_billing.ledger.kept import Kept
 from spark_billing.ledger.ledger import Ledger, Store
+from spark_billing.ledger.table_kept import TableKept
 from spark_billing.ledger.table_ledger import TableLedger, TableStore
 
 
@@ -50,7 +51,7 @@ def open_ledger(spark: SparkSession, output: Optional[str], catalog: Optional[st
 def kept_of(spark: SparkSession, output: Optional[str], catalog: Optional[str] = None) -> Kept:
     """What is kept of a ledger that was billed into, whole or not."""
     _require_one(output, catalog)
-    return FolderKept(Storage(spark, str(output)))
+    return FolderKept(Storage(spark, str(output))) if catalog is None else TableKept(spark, catalog)
 
 
 def _require_one(output: Optional[str], catalog: Optional[str]) -> None:

@@ -84,6 +84,8 @@ class _Verifying:
         step(self.spark, "read every line")
         lines = self._rows(ledger, runs.lines, left_out=False)
         left_out = self._rows(ledger, runs.left_out, left_out=True)
+        for run_id in sorted({*self.kept.seen_runs()} - self.records.keys()):
+            self._differs("rows", f"run {run_id}", "a record of that run", _NONE)
         step(self.spark, "compare the tables with the ledger")
         dates = self._published(ledger, {date for date, _ in lines.bad})
         untold = self.kept.untold(runs)
@@ -164,10 +166,13 @@ class _Verifying:
             for where in seen[1]:
                 self._differs(what, where, "one row for each key", "more")
         there: dict[_Key, LineSums] = {}
+        elsewhere: dict[_Key, int] = {}
         for (date, run_id, hour, _), sums in found.items():
             there[date, run_id] = there.get((date, run_id), LineSums()) + sums
             if date_label(hour) != date:
-                self._differs(what, _of_run((date, run_id)), f"rows of {date}", f"some of {hour_label(hour)}")
+                elsewhere[date, run_id] = hour
+        for key, hour in elsewhere.items():
+            self._differs(what, _of_run(key), f"rows of {key[0]}", f"some of {hour_label(hour)}")
         for key in sorted({*keys, *there} - bad, key=str):
             needed = recorded.get(key[0], {}).get(key[1])
             if there.get(key) != needed:

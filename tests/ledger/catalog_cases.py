@@ -16,6 +16,7 @@ from spark_billing import bill_history, bill_touched_hours, bill_usage, ledger_b
 from spark_billing.commands.bill_history import bill_history as history_job
 from spark_billing.commands.export_focus import export_focus
 from spark_billing.commands.hourly_bill import hourly_bill
+from spark_billing.commands.maintain_ledger import maintain_ledger
 from spark_billing.commands.report import report
 from spark_billing.commands.statement import statement
 from spark_billing.core.errors import OutputError, RetractionError, UsageError
@@ -143,6 +144,23 @@ def test_a_tag_that_is_new_is_a_new_column(spark, catalog, place, options):
     assert owed(spark, place, catalog["views"]) == {("w-1", FIRST): (1, ONE), ("w-1", SECOND): (1, ONE)}
     with pytest.raises(OutputError, match="Spark does not tell these apart"):
         bill_usage(usage, **options, group_by_tags=["TE AM"])
+
+
+def test_verifying(spark, place, options, capsys):
+    """All of it is whole; then a line is there twice, and a run's rows without its record."""
+    for calls in ([call(1)], [call(1), call(2, NEXT_DAY)]):
+        bill_usage(usage_frame(spark, calls), **options)
+    assert maintain_ledger(["verify", "--output-catalog", place]) == 0
+    assert capsys.readouterr().out.endswith("\nWhole: nothing differs\n")
+    of_first = spark.table(f"{place}.ledger").filter("kind = 'line' AND run = 1").limit(1).localCheckpoint()
+    of_first.writeTo(f"{place}.ledger").append()
+    of_first.withColumn("run_id", F.lit("20260101T000000Z-0a1b2c3d-1")).writeTo(f"{place}.ledger").append()
+    assert maintain_ledger(["verify", "--output-catalog", place]) == 3
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("lines, run ") and f" on {DATE}: needed is 2 lines" in line for line in said)
+    assert "rows, run 20260101T000000Z-0a1b2c3d-1: needed is a record of that run, there is nothing" in said
+    assert maintain_ledger(["compact", "--output-catalog", place]) == 2
+    assert "rewrite_data_files" in capsys.readouterr().err
 
 
 def test_a_bill_does_not_fall_without_leave_or_reason(spark, catalog, place, options):
