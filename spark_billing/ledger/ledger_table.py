@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from typing import Any, Optional
@@ -15,10 +16,11 @@ from pyspark.sql.types import DataType, StringType, StructType
 from spark_billing.core.columns import quoted, tag_columns
 from spark_billing.core.errors import OutputError
 from spark_billing.core.schemas import LEDGER_LINES, LEFT_OUT, struct
-from spark_billing.ledger.formats import FORMATS, TableFormat, TableName, table_properties
+from spark_billing.ledger.formats import COMMIT_ERRORS, FORMATS, TableFormat, TableName, table_properties
 
 LINE, LEFT, RUN, CHECKPOINT = "line", "left_out", "run", "checkpoint"  # the kinds of rows
 TABLE = "ledger"
+_TRIES = 5  # to make a table or add columns, while other runs do
 OURS, VERSION = "spark_billing.table", "1"  # a property, and of which version of this layout
 
 _OF_LINES = {field.name: field.dataType for field in LEDGER_LINES.fields}
@@ -86,11 +88,22 @@ def create_table(
     by: Iterable[str],
     properties: Mapping[str, str],
 ) -> None:
+    """A table of ours, unless it is there; several runs may do so at once, of which Delta refuses all but one."""
     columns = ", ".join(f"{quoted(f.name)} {f.dataType.simpleString()}" for f in schema.fields)
     using = f"USING {provider}" if provider else ""
     partitioned = f"PARTITIONED BY ({', '.join(by)})" if by else ""
     pairs = ", ".join(f"'{name}' = '{value}'" for name, value in {**properties, OURS: VERSION}.items())
-    spark.sql(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) {using} {partitioned} TBLPROPERTIES ({pairs})")
+    statement = f"CREATE TABLE IF NOT EXISTS {table} ({columns}) {using} {partitioned} TBLPROPERTIES ({pairs})"
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            spark.sql(statement)
+            return
+        except COMMIT_ERRORS:
+            if spark.catalog.tableExists(str(table)):
+                return
+            if not tries_left:
+                raise
+        time.sleep(1)  # the one that was first has its files, and its name comes after them
 
 
 def require_namespace(spark: SparkSession, namespace: str) -> None:
@@ -120,15 +133,21 @@ def provider_of(spark: SparkSession, table: TableName) -> str:
     return str(found).lower()
 
 
-def add_columns(spark: SparkSession, table: TableName, wanted: Iterable[tuple[str, DataType]]) -> list[str]:
-    """Add the columns that the table lacks; which these were."""
-    there = {name.lower() for name in spark.table(str(table)).columns}
-    new = [(name, dtype) for name, dtype in wanted if name.lower() not in there]
-    if new:
-        columns = ", ".join(f"{quoted(name)} {dtype.simpleString()}" for name, dtype in new)
-        spark.sql(f"ALTER TABLE {table} ADD COLUMNS ({columns})")
+def add_columns(spark: SparkSession, table: TableName, wanted: Iterable[tuple[str, DataType]]) -> None:
+    """Add the columns that the table lacks; several runs may do so at once."""
+    columns = dict(wanted)
+    for tries_left in reversed(range(_TRIES)):
+        there = {name.lower() for name in spark.table(str(table)).columns}
+        new = {name: dtype for name, dtype in columns.items() if name.lower() not in there}
+        if not new:
+            return
+        added = ", ".join(f"{quoted(name)} {dtype.simpleString()}" for name, dtype in new.items())
+        try:
+            spark.sql(f"ALTER TABLE {table} ADD COLUMNS ({added})")
+        except COMMIT_ERRORS:  # if another run was first, they are there now
+            if not tries_left:
+                raise
         spark.sql(f"REFRESH TABLE {table}")
-    return [name for name, _ in new]
 
 
 def rows_of(kinds: Iterable[tuple[str, DataFrame]], tags: Iterable[str]) -> DataFrame:

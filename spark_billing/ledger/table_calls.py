@@ -5,17 +5,16 @@ A run that was killed before that leaves rows whose run_id no committed run has:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Optional
 
-from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import StructType
 
 from spark_billing.core.errors import OutputError
 from spark_billing.core.spark_errors import spark_reason
-from spark_billing.ledger.formats import TableName, table_properties
+from spark_billing.ledger.formats import COMMIT_ERRORS, TableName, table_properties
 from spark_billing.ledger.ledger_table import OURS, VERSION, add_columns, create_table
 
 
@@ -27,9 +26,10 @@ class CallTable:
         self._appended: list[str] = []
 
     def find(self) -> Optional[TableName]:
-        """Its name if it is there; `OutputError` if it is not ours."""
+        """Its name if it is there, as it is now; `OutputError` if it is not ours."""
         if not self.spark.catalog.tableExists(str(self.name)):
             return None
+        self.spark.sql(f"REFRESH TABLE {self.name}")  # a catalog keeps what it has seen, and others append
         if table_properties(self.spark, self.name).get(OURS) != VERSION:
             raise OutputError(
                 f"{self.name.plain} is not a table of these bills. It was left as it is: rename it, or give another "
@@ -47,7 +47,7 @@ class CallTable:
         add_columns(self.spark, self.name, ((field.name, field.dataType) for field in rows.schema.fields))
         try:
             rows.writeTo(str(self.name)).append()
-        except (PySparkException, Py4JJavaError) as error:
+        except COMMIT_ERRORS as error:
             raise OutputError(
                 f"the table {self.name.plain} does not take the rows of this usage: {spark_reason(error)}. Rename that "
                 "table, and the next run makes a new one; nothing was billed.",
@@ -57,10 +57,12 @@ class CallTable:
         return self.spark.table(str(self.name)).filter(F.col("run_id") == run_id)
 
     def remove(self, run_id: str) -> None:
-        """Remove the rows of a run that will never be committed."""
-        self.spark.sql(f"DELETE FROM {self.name} WHERE run_id = '{run_id}'")
+        """Remove the rows of a run that will never be committed. They do not count anyway: where another run's rows
+        come in the way of that, they stay."""
+        with suppress(*COMMIT_ERRORS):
+            if self.find() is not None:
+                self.spark.sql(f"DELETE FROM {self.name} WHERE run_id = '{run_id}'")
 
     def remove_appended(self) -> None:
         for run_id in self._appended:
-            if self.find() is not None:
-                self.remove(run_id)
+            self.remove(run_id)
