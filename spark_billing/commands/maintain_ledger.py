@@ -32,7 +32,7 @@ class Action:
 
 def _verify(spark: SparkSession, arguments: argparse.Namespace) -> int:
     verified = verify(spark, kept_of(spark, arguments.output, arguments.output_catalog))
-    if not verified.runs and not verified.differences:
+    if not verified.records and not verified.differences:
         raise OutputError(
             f"nothing was ever billed into {arguments.output or arguments.output_catalog}, it has no ledger",
             parameter="output",

@@ -41,7 +41,7 @@ def printed_history(lines: DataFrame, workspace_id: str, hour: str) -> Iterator[
 
 def printed_verified(verified: Verified) -> Iterator[str]:
     """What was looked at, and every difference on a line of its own."""
-    counts = ((verified.runs, "run"), (verified.checkpoints, "checkpoint"), (verified.lines, "line"))
+    counts = ((verified.records, "run"), (verified.checkpoints, "checkpoint"), (verified.lines, "line"))
     looked_at = [_count(number, of) for number, of in counts]
     looked_at += [f"{_count(verified.left_out, 'row')} of what is left out"]
     looked_at += [f"{_count(dates, 'date')} of {name}" for name, dates in verified.dates.items()]

@@ -14,6 +14,14 @@ def parser_of(command) -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(command) -> set[str]:
+    """The options of a command, with those of its actions if it has any."""
+    parsers = [parser_of(command)]
+    actions = [found for found in parsers[0]._actions if isinstance(found, argparse._SubParsersAction)]
+    parsers += [parser for found in actions for parser in found.choices.values()]
+    return {option for parser in parsers for option in parser._option_string_actions}
+
+
 def job_of(words):
     """The command behind `uv run jobs/X.py ...` or `spark-submit ... jobs/X.py ...`, and its arguments."""
     (place,) = [number for number, word in enumerate(words) if word.startswith("jobs/")]

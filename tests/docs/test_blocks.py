@@ -7,7 +7,7 @@ import pytest
 
 from spark_billing.commands.cli import COMMANDS
 from tests.docs.blocks import BLOCKS, CLAIMED, ROOT, documents, text_of
-from tests.docs.commands import parser_of
+from tests.docs.commands import options_of
 
 OF_JOBS = ("README.md", "jobs/README.md", "jobs/catalogs.md", "jobs/usage_sources.md")
 OTHER_TOOLS = {"--help", "--py-files", "--conf", "--wheel"}
@@ -57,7 +57,7 @@ def test_links_lead_somewhere(file):
 
 
 def test_every_argument_that_is_named_exists():
-    known = OTHER_TOOLS.union(*(parser_of(command)._option_string_actions for command in COMMANDS))
+    known = OTHER_TOOLS.union(*(options_of(command) for command in COMMANDS))
     for file in (*OF_JOBS, "spark_billing/prices/lists/README.md"):
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose(file)))
         assert named <= known, file

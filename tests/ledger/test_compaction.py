@@ -322,15 +322,12 @@ def test_died_at_each_step(spark, made, output, monkeypatch, owner, name, nth, w
                 compacted(spark, output, A_MONTH_LATER + day * DAY)
             except KeyboardInterrupt:
                 died.append(day)
-        assert said(spark, output) == before
+                assert said(spark, output) == before
     assert died
-    compacted(spark, output, A_MONTH_LATER + 2 * DAY)
-    assert said(spark, output) == before
-    compacted(spark, output, A_MONTH_LATER + 3 * DAY)
-    compacted(spark, output, A_MONTH_LATER + 4 * DAY)
+    for day in (2, 3, 4):
+        compacted(spark, output, A_MONTH_LATER + day * DAY)
     assert counts(output) == (0, 0, 2, 2)
     assert said(spark, output) == before
-    assert billed(spark, THIRD, output, tags=True, group_by_tags=["team"]).ledger.hours == {}
 
 
 @pytest.mark.campaign

@@ -71,7 +71,7 @@ def test_a_ledger_that_is_whole(spark, output, capsys):
     found = verified(spark, output)
     assert found.differences == []
     assert found.untold == []
-    assert (found.runs, found.checkpoints, found.dates) == (5, 2, {"bill_lines": 2, "bills": 2})
+    assert (found.records, found.checkpoints, found.dates) == (5, 2, {"bill_lines": 2, "bills": 2})
     assert found.lines > 100
     assert found.left_out == 4
     assert maintain_ledger(["verify", "--output", str(output)]) == 0
