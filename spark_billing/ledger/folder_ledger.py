@@ -35,6 +35,7 @@ from spark_billing.ledger.run_record import CONFLICTS, LINES, RunRecord, conflic
 from spark_billing.ledger.summed_runs import EVERY, SummedRuns, require_follows
 
 RUNS, CHECKPOINTS = "ledger/runs", "ledger/checkpoints"
+_KEPT = 4  # checkpoints: what a reader has just listed is still there, and one that is broken is passed over
 _REJECTED = "reject_reason string, billing_date date, billing_hour int"
 
 
@@ -238,6 +239,8 @@ def _write_checkpoint(storage: Storage, ledger: Ledger, record: RunRecord, text:
     if record.run - ledger.checkpointed >= EVERY:
         with suppress(OSError, Py4JJavaError):
             storage.create(f"{CHECKPOINTS}/{numbered_name(record.run)}", ledger.runs.after([(record, text)]).to_text())
+            for name in numbered(storage.names(CHECKPOINTS))[:-_KEPT]:  # each is the sum of all before it, too
+                storage.delete(f"{CHECKPOINTS}/{name}")
 
 
 def _texts(storage: Folder, names: Sequence[str]) -> list[tuple[str, str]]:

@@ -29,11 +29,12 @@ FULL = os.environ.get("SPARK_BILLING_FULL") == "1"
 ROUNDS, KILLS = (50, 20) if FULL else (4, 1)
 
 CATALOGS = {  # the kinds of catalogs, each with the name that it has in the session, by engine
-    "4.1.1": {"iceberg-jdbc-postgresql": "ice", "iceberg-hadoop": "hdp", "delta": "spark_catalog"},
     "3.5.2": {"paimon-hdfs": "pai", "paimon-jdbc": "paj"},
+    "4.1.1": {"iceberg-jdbc-postgresql": "ice", "iceberg-hadoop": "hdp", "delta": "spark_catalog"},
 }
 FOLDER = "folder"
-KINDS = [(engine, kind) for engine, kinds in CATALOGS.items() for kind in (*kinds, *[FOLDER][: engine == "4.1.1"])]
+TABLES = [(engine, kind) for engine, kinds in CATALOGS.items() for kind in kinds]
+KINDS = [*TABLES, ("4.1.1", FOLDER)]  # pytest groups the tests by a kind's place in either
 WITH_VIEWS = ("iceberg-jdbc-postgresql", "delta")
 
 ONE = Decimal("0.00005308")  # a call's price
@@ -285,7 +286,6 @@ def at_rest(place):
         process.rest()
 
 
-TABLES = [each for each in KINDS if each[1] != FOLDER]
 of_tables = pytest.mark.parametrize("place", TABLES, ids=[kind for _, kind in TABLES], indirect=True)
 
 
@@ -329,9 +329,6 @@ def test_each_sees_what_the_other_has_just_committed(place):
         (
             (place.one, "a", False),
             (place.other, "b", False),
-            (place.one, "a", False),
-            (place.other, "b", True),
-            (place.one, "a", False),
             (place.one, "a", True),
             (place.other, "b", False),
         )
@@ -391,7 +388,7 @@ def test_an_error_before_the_commit_is_one(place):
     before = place.look(place.common)
     given = {"ledger": place.common, "who": "b", "calls": 7}
     heard = place.one.start("bill", **given, rejected=5, stops={"before commit": "fail"}).hear()
-    assert "failed before the commit" in heard.get("error", ""), heard
+    assert "failed before commit" in heard.get("error", ""), heard
     assert place.look(place.common) == before
     run = place.one.do("bill", **given, rejected=4)
     assert run["run"] == before["count"] + 1
