@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Optional
 
@@ -98,6 +99,7 @@ class Iceberg(TableFormat):
 
 class Delta(TableFormat):
     name = "delta"
+    properties = MappingProxyType({"delta.columnMapping.mode": "name"})  # else no tag may have a space in its name
     _APP = "spark_billing.ledger"
 
     def _version(self) -> Optional[str]:
@@ -157,12 +159,18 @@ class Paimon(TableFormat):
 FORMATS: dict[str, type[TableFormat]] = {each.name: each for each in (Iceberg, Delta, Paimon)}
 
 
+_probed: set[tuple[str, str]] = set()  # (application, catalog) that have passed: neither becomes another while it runs
+
+
 def probe_paimon(spark: SparkSession, namespace: str, scratch: str) -> Optional[str]:
     """Why a Paimon catalog lets a stale commit through, found by trying one on a scratch table; None if it does not.
 
     Before 1.2 Paimon does not know the check, and says nothing of a setting that it does not know.
     """
     table = TableName(namespace, scratch)
+    key = (spark.sparkContext.applicationId, table.catalog)
+    if key in _probed:
+        return None
     spark.sql(f"CREATE TABLE {table} (run BIGINT, word STRING) PARTITIONED BY (run)")
     try:
         paimon = Paimon(spark, table)
@@ -173,11 +181,13 @@ def probe_paimon(spark: SparkSession, namespace: str, scratch: str) -> Optional[
             paimon.commit(row, 1, "1")  # of another writer that has not seen the second commit
         except COMMIT_ERRORS as error:
             if Paimon._CHECK in str(error):
+                _probed.add(key)
                 return None
             return f"a commit on a stale version ended otherwise than it must ({spark_reason(error)})"
         return "it commits on a version that is not the last one any more, as Paimon before 1.2 does"
     finally:
-        spark.sql(f"DROP TABLE IF EXISTS {table}")
+        with suppress(*COMMIT_ERRORS):  # left behind it does no harm, and may be dropped by anybody
+            spark.sql(f"DROP TABLE IF EXISTS {table}")
 
 
 def _of_run(number: int) -> Any:

@@ -14,7 +14,7 @@ from pyspark.sql.types import StructType
 
 from spark_billing.core.errors import OutputError
 from spark_billing.core.spark_errors import spark_reason
-from spark_billing.ledger.formats import COMMIT_ERRORS, TableName, table_properties
+from spark_billing.ledger.formats import COMMIT_ERRORS, FORMATS, TableName, table_properties
 from spark_billing.ledger.ledger_table import OURS, VERSION, add_columns, create_table
 
 
@@ -42,7 +42,8 @@ class CallTable:
         """Add rows, as columns that the table lacks, too; what is there of the run afterwards, read back."""
         self._appended.append(run_id)
         if self.find() is None:
-            create_table(self.spark, self.name, StructType(rows.schema.fields), provider, ("billing_date",), {})
+            properties = FORMATS[provider].properties
+            create_table(self.spark, self.name, StructType(rows.schema.fields), provider, ("billing_date",), properties)
             self.find()
         add_columns(self.spark, self.name, ((field.name, field.dataType) for field in rows.schema.fields))
         try:

@@ -20,6 +20,7 @@ from spark_billing.commands.hourly_bill import hourly_bill
 from spark_billing.commands.maintain_ledger import maintain_ledger
 from spark_billing.commands.report import report
 from spark_billing.commands.statement import statement
+from spark_billing.core.columns import quoted
 from spark_billing.core.errors import OutputError, RetractionError, UsageError
 from spark_billing.core.schemas import LEDGER_LINES
 from spark_billing.core.session import LOG_SETTINGS, local_session
@@ -83,7 +84,7 @@ def owed(spark, place, views):
     found = ledger_bills(spark, catalog=place).collect()
     if views:
         for view, rows in (("bills", found), ("bill_lines", ledger_bill_lines(spark, catalog=place).collect())):
-            names = [f"`{name}`" for name in rows[0].__fields__]
+            names = [quoted(name) for name in rows[0].__fields__]
             assert sorted(map(str, spark.table(f"{place}.{view}").select(*names).collect())) == sorted(map(str, rows))
     return {(row["workspace_id"], row["period_start"]): (row["requests"], row["amount"]) for row in found}
 

@@ -89,7 +89,7 @@ def test_catalogs_of_paimon(distributed, tmp_path):
         "paimon-hdfs": (f"{distributed}/paimon", None),
         "paimon-jdbc": (str(tmp_path / "paimon"), sqlite(tmp_path)),
     }
-    run_cases(tmp_path, "3.5.2", places, ("paimon-jdbc",))
+    run_cases(tmp_path, "3.5.2", places, ("paimon-hdfs",))
 
 
 @pytest.mark.parametrize("spark", ["3.5.2", "4.0.1"])
