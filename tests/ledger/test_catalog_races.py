@@ -13,7 +13,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 
 import pytest
@@ -117,6 +117,8 @@ class Process:
 
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(OSError):  # what it was never told goes nowhere
+            self.process.stdin.close()
         self._wait()
 
     def end(self):
