@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.matrix import ROOT
-from tests.servers.catalogs import WITHOUT_VIEWS, configuration, together
+from tests.servers.catalogs import WITHOUT_VIEWS, configuration, name_of, together
 from tests.servers.engines import python
 from tests.servers.processes import hdfs, hive_metastore, iceberg_rest, postgresql, sqlite
 
@@ -21,10 +21,6 @@ pytestmark = [pytest.mark.campaign, pytest.mark.own_spark, pytest.mark.default_e
 def distributed():
     with hdfs() as uri:
         yield uri
-
-
-def name_of(kind):
-    return "spark_catalog" if kind == "delta" else kind.replace("-", "_")
 
 
 def run_cases(folder, spark, places, all_cases):

@@ -30,6 +30,11 @@ WITHOUT_VIEWS = ("iceberg-hadoop", "paimon-hdfs", "paimon-jdbc")
 _LISTS = ("spark.jars", "spark.sql.extensions")
 
 
+def name_of(kind: str) -> str:
+    """The name of a catalog of a kind in a session that has one of each."""
+    return "spark_catalog" if kind == "delta" else kind.replace("-", "_")
+
+
 def configuration(
     kind: str, name: str, *, warehouse: str, uri: str | None = None, spark: str = pyspark.__version__
 ) -> dict[str, str]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.servers.catalogs import KINDS, WITHOUT_VIEWS, configuration, together
+from tests.servers.catalogs import KINDS, WITHOUT_VIEWS, configuration, name_of, together
 from tests.servers.engines import run
 from tests.servers.processes import hdfs, hive_metastore, iceberg_rest, postgresql, sqlite
 
@@ -21,10 +21,6 @@ OTHERS = [kind for kind in KINDS if kind not in PAIMON]
 def distributed():
     with hdfs() as uri:
         yield uri
-
-
-def name_of(kind):
-    return "spark_catalog" if kind == "delta" else kind.replace("-", "_")
 
 
 def tried(places, spark):
