@@ -22,6 +22,7 @@ from spark_billing.ledger import folder_ledger, ledger_table, table_ledger
 from spark_billing.ledger.folder_ledger import FolderLedger
 from spark_billing.ledger.formats import FORMATS, TableFormat, TableName
 from spark_billing.ledger.ledger_table import find_table
+from spark_billing.ledger.numbered import numbered
 from spark_billing.ledger.run_record import RunRecord
 from spark_billing.ledger.stores import open_ledger
 from spark_billing.ledger.table_ledger import TableLedger
@@ -171,7 +172,8 @@ class Racer:
     def _records(self, opened: Any) -> list[RunRecord]:
         if isinstance(opened, FolderLedger):
             storage = Storage(self.spark, opened.where)
-            found = [storage.read(f"ledger/runs/{name}") for name in sorted(storage.names("ledger/runs"))]
+            # a run that was killed leaves a draft there that nobody reads
+            found = [storage.read(f"ledger/runs/{name}") for name in numbered(storage.names("ledger/runs"))]
         else:
             rows = opened.rows().filter("kind = 'run'").orderBy("run").select("run", "run_id", "record").collect()
             found = [row["record"] for row in rows]
