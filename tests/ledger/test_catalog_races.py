@@ -30,8 +30,8 @@ FULL = os.environ.get("SPARK_BILLING_FULL") == "1"
 ROUNDS, KILLS = (50, 20) if FULL else (4, 1)
 
 CATALOGS = {  # the kinds of catalogs, each with the name that it has in the session, by engine
-    "3.5.2": {"paimon-hdfs": "pai"},
     "4.1.1": {"iceberg-jdbc-postgresql": "ice", "delta": "spark_catalog"},
+    "3.5.2": {"paimon-hdfs": "pai"},
 }
 if FULL:
     CATALOGS["3.5.2"]["paimon-jdbc"] = "paj"
@@ -293,6 +293,8 @@ def at_rest(place):
 
 
 of_tables = pytest.mark.parametrize("place", TABLES, ids=[kind for _, kind in TABLES], indirect=True)
+BUT_PAIMON = [(engine, kind) for engine, kind in TABLES if "paimon" not in kind]
+of_others = pytest.mark.parametrize("place", BUT_PAIMON, ids=[kind for _, kind in BUT_PAIMON], indirect=True)
 
 
 def test_the_first_run_of_all_by_two_at_once(place):
@@ -401,9 +403,10 @@ def test_an_error_before_the_commit_is_one(place):
     place.require(place.common, run, rejected=4)
 
 
-@of_tables
+@of_others
 def test_an_error_before_the_commit_and_a_compaction(place):
-    """The table has another version than the run began on, and no run of its number: it tries again."""
+    """The table has another version than the run began on, and no run of its number: it tries again. In Paimon a
+    compaction makes the commit fail by itself."""
     place.one.do("bill", ledger=place.common, who="b", calls=3)
     place.hold("hold, then fail", who="a", calls=8)
     place.other.do("compact", ledger=place.common)
