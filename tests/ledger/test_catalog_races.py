@@ -63,7 +63,7 @@ class Process:
 
     def __init__(self, engine, settings, log):
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK_", "PYSPARK_"))}
-        self.log, self.busy = log, False
+        self.log, self.busy, self.is_held = log, False, False
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 [*python(engine), "-m", "tests.ledger.racer"],
@@ -88,13 +88,15 @@ class Process:
 
     def go_on(self):
         self._say("on")
+        self.is_held = False
         return self
 
     def hear(self):
         for line in self.process.stdout:
             if line.startswith(MARK):
                 heard = json.loads(line[len(MARK) :])
-                self.busy = self.busy and "at" in heard
+                self.is_held = "at" in heard
+                self.busy = self.busy and self.is_held
                 return heard
         raise AssertionError(f"the process is gone; it said:\n{self.log.read_text(errors='replace')[-8000:]}")
 
@@ -112,8 +114,9 @@ class Process:
     def rest(self):
         """Let it end what it is at, after a test that failed in the middle of it."""
         while self.busy:
-            if "at" in self.hear():
+            if self.is_held:
                 self.go_on()
+            self.hear()
 
     def kill(self):
         os.killpg(self.process.pid, signal.SIGKILL)
