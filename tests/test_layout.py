@@ -179,8 +179,8 @@ def test_the_public_names():
                        "keep_copy: 'KeepCopy' = 'fullest', group_by_tags: 'Sequence[str]' = (), "
                        "detail: 'bool' = False, as_of: 'Optional[str]' = None, closed_after: 'Optional[int]' = None, "
                        "adjust_within: 'Optional[int]' = None, allow_retractions: 'bool' = False, "
-                       "dry_run: 'bool' = False, one_writer: 'bool' = False, publishing_patience: 'float' = 10) "
-                       "-> 'RunRecord'"),
+                       "dry_run: 'bool' = False, one_writer: 'bool' = False, publishing_patience: 'float' = 10, "
+                       "reason: 'Optional[str]' = None) -> 'RunRecord'"),
         ("bill_history", "(spark: 'SparkSession', output: 'Optional[str]' = None, *, "
                          "catalog: 'Optional[str]' = None, workspace_id: 'str', hour: 'str') -> 'DataFrame'"),
         *((name, "(spark: 'SparkSession', output: 'Optional[str]' = None, *, "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from spark_billing.commands.arguments import add_ledger_arguments
+from spark_billing.commands.arguments import add_ledger_arguments, ledger_of
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.ledger import reading
@@ -22,7 +22,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     with settings(spark, SESSION_SETTINGS):
         where = {"output": arguments.output, "catalog": arguments.output_catalog}
         lines = reading.bill_history(spark, **where, workspace_id=arguments.workspace, hour=arguments.hour)
-        say("\n".join(printed_history(lines, arguments.workspace, arguments.hour)))
+        say("\n".join(printed_history(lines, arguments.workspace, arguments.hour, ledger_of(spark, arguments))))
     return DONE
 
 

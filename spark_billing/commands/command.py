@@ -135,12 +135,13 @@ def _option(parser: argparse.ArgumentParser, parameter: Optional[str]) -> Option
         return None
     option = _OPTIONS.get(parameter, f"--{parameter.replace('_', '-')}")
     known = {
-        name for each in _with_those_of_actions(parser) for action in each._actions for name in action.option_strings
+        name for each in with_those_of_actions(parser) for action in each._actions for name in action.option_strings
     }
     return option if set(option.split(", ")) <= known else None
 
 
-def _with_those_of_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+def with_those_of_actions(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """A parser, and those of its actions."""
     yield parser
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
+
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
 
 from spark_billing.commands.arguments import add_usage_arguments, columns_of, period_of, price_list_of, whole_number
 from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.demo import run_demo
-from spark_billing.core.errors import RejectedError, UsageError
+from spark_billing.commands.files import place_of, write_lines
+from spark_billing.core.errors import OutputError, RejectedError, SparkBillingError, UsageError
 from spark_billing.core.session import job_session
 from spark_billing.ledger.billing import bill_table, instant_of, last_hours
 from spark_billing.ledger.max_rejected import max_rejected_of
 from spark_billing.ledger.run import Outcome
+from spark_billing.prices.price_list import PriceList
+from spark_billing.reports.run_json import summary_of
 from spark_billing.reports.run_summary import printed_run
 from spark_billing.usage.aliases import aliases_of
 
@@ -61,6 +68,8 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     if arguments.pricing == "udf":
         _need_arrow()
     spark = job_session("spark-billing hourly_bill")
+    if arguments.summary:
+        place_of(spark, "--summary", arguments.summary)  # refused before anything is billed
     if arguments.demo:
         arguments.output = arguments.output or tempfile.mkdtemp(prefix="spark-billing-demo-")
         return run_demo(spark, prices, arguments.output)
@@ -90,10 +99,23 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         **limits,
         allow_retractions=arguments.allow_retractions,
         dry_run=arguments.dry_run,
+        reason=arguments.reason,
     )
     say("\n".join(printed_run(outcome, prices)))
+    if arguments.summary:
+        _write_summary(spark, arguments.summary, outcome, prices)
     _look_at_rejected(outcome)
     return DONE
+
+
+def _write_summary(spark: SparkSession, path: str, outcome: Outcome, prices: PriceList) -> None:
+    try:
+        write_lines(spark, "--summary", path, [json.dumps(summary_of(outcome, prices), indent=2, ensure_ascii=False)])
+    except (OSError, OutputError, Py4JJavaError) as error:
+        done = "Nothing was to be written to the ledger: it was a dry run."
+        if not outcome.record.arguments["dry_run"]:
+            done = f"Run {outcome.record.run} is committed; running it again adds nothing, and writes the summary."
+        raise SparkBillingError(f"{path} cannot be written: {str(error).splitlines()[0]}. {done}") from None
 
 
 def _look_at_rejected(outcome: Outcome) -> None:
@@ -170,6 +192,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="split bill lines by a key of the column tags",
     )
+    add("--reason", metavar="TEXT", help="why the run is made: for its record, the history and the report")
+    add("--summary", metavar="FILE.json", help="write there, as JSON, what the run says in the end")
     add("--pricing", choices=("native", "udf"), default="native", help="udf prices each request alone (the same bill)")
     add("--detail", action="store_true", help="also write every billed call with its price to priced_calls/")
 
@@ -181,7 +205,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
         names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
         names += ["allow_retractions", "dry_run", "output_catalog", "where", "usage_schema", "model_alias"]
-        names += ["max_rejected", "keep_copy", "dedup_lookback", "pricing", "one_writer"]
+        names += ["max_rejected", "keep_copy", "dedup_lookback", "pricing", "one_writer", "reason", "summary"]
         given = (name for name in names if getattr(arguments, name) != parser.get_default(name))
         unused = [f"--{name.replace('_', '-')}" for name in given]
         if unused:

@@ -18,7 +18,7 @@ from spark_billing.core.published import AMOUNT_DECIMALS, CENT, PRICE_LIST
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
 from spark_billing.core.storage import Storage
 from spark_billing.focus.files import CSV, as_text
-from spark_billing.ledger.reading import ledger_lines, lines_between
+from spark_billing.ledger.reading import ledger_lines, lines_in_currency
 from spark_billing.prices.price_list import PriceList
 from spark_billing.provider.causes import reconcile
 from spark_billing.provider.comparison import summarize
@@ -94,7 +94,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         if arguments.differences and Storage(spark, arguments.differences).exists("."):
             raise OutputError(f"--differences {arguments.differences} is there already; give a new folder")
         span = {"start": hour_label(period.start), "end": hour_label(period.end)}
-        lines = lines_between(ledger_of(spark, arguments), period.start, period.end)
+        lines = lines_in_currency(ledger_of(spark, arguments), period.start, period.end)
         other = ledger_lines(spark, arguments.other_output, **span) if arguments.other_output else None
         bill = read_bill(spark, arguments.provider, arguments.provider_format)
         rows = provider_bill(bill, mapping)

@@ -11,7 +11,7 @@ from spark_billing.commands.files import place_of, say_lines, write_lines
 from spark_billing.core.money import money
 from spark_billing.core.published import SETTLED_AFTER_HOURS
 from spark_billing.core.session import SESSION_SETTINGS, job_session, settings
-from spark_billing.ledger.reading import lines_between
+from spark_billing.ledger.reading import lines_in_currency
 from spark_billing.reports.statement import Statement, monthly_statement
 from spark_billing.reports.statement_files import statement_csv, statement_html
 
@@ -64,7 +64,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
             place_of(spark, "--to", arguments.to)  # before the work
         ledger = ledger_of(spark, arguments)
         found = monthly_statement(
-            lines_between(ledger, month.start, month.end),
+            lines_in_currency(ledger, month.start, month.end),
             arguments.month,
             as_of=arguments.as_of,
             closed_after=arguments.closed_after,

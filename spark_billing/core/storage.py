@@ -115,6 +115,12 @@ class Storage(Folder):
             raise ValueError(f"{self.root} itself is never deleted with what is in it")
         self._files.delete(self._path(relative), True)
 
+    def modified(self, relative: str) -> int:
+        """When a file or folder was changed last, in epoch seconds, as far as the storage knows; 0 if it is gone."""
+        if not self.exists(relative):
+            return 0
+        return int(self._files.getFileStatus(self._path(relative)).getModificationTime()) // 1000
+
     def size(self, relative: str) -> tuple[int, int]:
         """How many files are below a folder, and their bytes; none if there is no such folder."""
         if not self.exists(relative):

@@ -15,6 +15,16 @@ def table(rows: Sequence[Sequence[str]]) -> Iterable[str]:
         yield "   ".join(cells).rstrip()
 
 
+def counted(number: int, of: str) -> str:
+    """A number of things, such as 1 call or 2,000 calls."""
+    return f"{number:,} {of}" if number == 1 else f"{number:,} {of}s"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a sentence lists them."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
 def printable(name: str, width: int = _ID_WIDTH) -> str:
     """A name from the data on one line of a terminal, whatever is in it."""
     safe = one_line(name)

@@ -51,6 +51,7 @@ def bill_usage(
     dry_run: bool = False,
     one_writer: bool = False,
     publishing_patience: float = 10,
+    reason: Optional[str] = None,
 ) -> RunRecord:
     """Bill usage into a ledger, as the job `hourly_bill.py` does, and return the run's record.
 
@@ -66,6 +67,7 @@ def bill_usage(
     patterns; times without an offset are in `call_time_zone`. Of copies of a call within `dedup_lookback` hours the
     `keep_copy` is billed. `usage_schema` is refused, as the DataFrame has its own. With `dry_run` nothing is written.
     `one_writer` says that nothing else bills into the ledger at the same time, where its catalog could not see to that.
+    `reason` is why the run is made, in your words: it is kept in the record, and shown by the history and the report.
     The run reads the DataFrame several times, so it must be the same each time: of a table that gets rows meanwhile
     give one version (`VERSION AS OF`), which the job does by itself.
     If more rows are rejected than `max_rejected` says, the run is committed all the same: the record's
@@ -102,7 +104,7 @@ def bill_usage(
     }
     asked = {"usage": None, "usage_format": None, **reading.asked(), "max_rejected": limit, **options}
     store = store_of(usage.sparkSession, output, catalog, one_writer=one_writer, patience=publishing_patience)
-    of_job = {**options, "store": store, "source": source, "period": hours}
+    of_job = {**options, "store": store, "source": source, "period": hours, "reason": reason_of(reason)}
     record = _bill(usage.sparkSession, prices, reading, lambda: reading.map(usage, prices), asked, **of_job).record
     warn_of_rejected(record, store.where)
     return record
@@ -128,6 +130,7 @@ def bill_table(
     one_writer: bool = False,
     publishing_patience: float = 10,
     billed_with: Sequence[Period] = (),
+    reason: Optional[str] = None,
     **options: Any,
 ) -> Outcome:
     """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`, as is
@@ -139,7 +142,7 @@ def bill_table(
     asked = {"usage": usage, "usage_format": usage_format, **reading.asked(), "max_rejected": limit, **options}
     store = store_of(spark, output, catalog, one_writer=one_writer, patience=publishing_patience)
     of_job = {**options, "store": store, "source": source or usage.rstrip("/"), "period": period}
-    of_job["billed_with"] = billed_with
+    of_job.update(billed_with=billed_with, reason=reason_of(reason))
     return _bill(spark, prices, reading, lambda: reading.read(spark, usage, prices), asked, **of_job)
 
 
@@ -157,6 +160,7 @@ def _bill(
         mapped = read()
         of_usage: dict[str, Any] = {"duplicates": reading.duplicates, "absent_fields": mapped.absent}
         of_usage["usage_version"] = mapped.version
+        of_usage["mapping"] = reading.mapping_id(of_job.get("keep_copy", "fullest"))
         return bill_run(Job(mapped.usage, prices, arguments=asked, **of_usage, **of_job))
 
 
@@ -171,6 +175,14 @@ def _require_apart(usage: str, output: str) -> None:
             "give another output (rejected rows are billed there by a run over the whole usage)",
             parameter="output",
         )
+
+
+def reason_of(given: Optional[str]) -> str:
+    """Why a run is made, as its record keeps it; `UsageError` if there is nothing to be read in it."""
+    reason = " ".join((given or "").split())
+    if given is not None and not reason:
+        raise UsageError("reason is empty; say in your words why the run is made, or leave it out", parameter="reason")
+    return reason
 
 
 def warn_of_rejected(record: RunRecord, where: str) -> None:

@@ -17,6 +17,7 @@ from spark_billing.core.columns import quoted, sums_of_lines, tag_columns
 from spark_billing.core.schemas import BILL_LINES, LINE_MEASURES
 
 ORIGINAL, ADJUSTMENT = "original", "adjustment"
+REVERSED = "reversed"
 
 # Why a line of an hour that was billed before is added
 ADJUSTMENT_REASONS = (
@@ -24,7 +25,9 @@ ADJUSTMENT_REASONS = (
     "conflict",  # another copy of a request is billed than before
     "late_usage",  # calls that were not there before
     "withdrawn_usage",  # calls that are not there any more
+    "remapped_usage",  # either of these two, where the last run has read the usage by another mapping
     "regrouped",  # the same calls at the same price under other tags
+    REVERSED,  # taken back, whatever the usage says (`reversing`)
 )
 
 _HOUR = ("workspace_id", "period_start")
@@ -37,11 +40,16 @@ def net_lines(lines: DataFrame) -> DataFrame:
     return summed.filter(_is_something()).select(*_line_columns(lines))
 
 
-def difference(lines: DataFrame, held: Optional[DataFrame], new_copies: Optional[DataFrame] = None) -> DataFrame:
+def difference(
+    lines: DataFrame,
+    held: Optional[DataFrame],
+    new_copies: Optional[DataFrame] = None,
+    remapped: Optional[DataFrame] = None,
+) -> DataFrame:
     """What to add to the ledger so that it says `lines`: bill lines with `entry` and `reason` (null for originals).
 
     `held` are the ledger's lines of the same hours (None: there are none). `new_copies` (`conflicts.SettledConflicts`)
-    explain a move between hours.
+    explain a move between hours; `remapped` are the hours (`period_start`) that were billed by another mapping before.
     """
     if held is None:
         return lines.withColumns({"entry": F.lit(ORIGINAL), "reason": F.lit(None).cast("string")})
@@ -56,8 +64,12 @@ def difference(lines: DataFrame, held: Optional[DataFrame], new_copies: Optional
     else:
         changes = changes.join(new_copies, list(_MODEL), "left")
         conflicts_here = F.coalesce(F.col("copies"), F.lit(0))
+    other_mapping = F.lit(False)
+    if remapped is not None:
+        changes = changes.join(remapped.withColumn("remapped", F.lit(True)), "period_start", "left")
+        other_mapping = F.coalesce(F.col("remapped"), F.lit(False))
     entry = F.when(F.col("billed_before"), ADJUSTMENT).otherwise(ORIGINAL)
-    reason = F.when(F.col("billed_before"), _reason(conflicts_here))
+    reason = F.when(F.col("billed_before"), _reason(conflicts_here, other_mapping))
     added = changes.withColumns({"entry": entry, "reason": reason})
     return added.select(*_line_columns(both), "entry", "reason")
 
@@ -82,7 +94,7 @@ def lowered_bills(added: DataFrame, explained: Optional[DataFrame] = None) -> Da
     return change.filter(lower).select(*_HOUR, *names, (~more_than_lost).alias("by_conflict"))
 
 
-def _reason(conflicts_here: Column) -> Column:
+def _reason(conflicts_here: Column, remapped: Column) -> Column:
     """Why an hour that was billed before changes, line by line, from all changes to its workspace, region and model."""
     of_price = Window.partitionBy(*_MODEL, "token_type", "price_id", "price_per_1k")
     of_tier = Window.partitionBy(*_MODEL, "token_type", "price_id")
@@ -96,6 +108,7 @@ def _reason(conflicts_here: Column) -> Column:
         F.when(regrouped, "regrouped")
         .when((conflicts_here > 0) & (calls_moved <= conflicts_here) & ~repriced, "conflict")
         .when(repriced | retiered, "price_change")
+        .when(remapped, "remapped_usage")
         .when(negative, "withdrawn_usage")
         .otherwise("late_usage")
     )

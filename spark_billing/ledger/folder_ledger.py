@@ -7,7 +7,7 @@ read. What is old is compacted into fewer files (`compaction`), and found by `pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
@@ -27,7 +27,8 @@ from spark_billing.core.schemas import LEFT_OUT
 from spark_billing.core.storage import Folder, Storage, path_is_absent
 from spark_billing.ledger.difference import net_lines
 from spark_billing.ledger.files import Staging, lines_schema, read_compacted, read_written
-from spark_billing.ledger.ledger import Expected, Ledger, Store, Work
+from spark_billing.ledger.ledger import Expected, Ledger, Leftover, Store, Work
+from spark_billing.ledger.leftovers import leftovers, remove_leftovers
 from spark_billing.ledger.numbered import numbered, numbered_name
 from spark_billing.ledger.places import newest_places
 from spark_billing.ledger.publishing import Touched, clear, finish_publishing, publish, touched_partitions
@@ -96,6 +97,14 @@ class FolderLedger(Ledger):
         found = newest_places(self.storage).found(kind, [(date, run_id)])
         return self.storage.path((*found.apart, *found.together)[0])
 
+    def records(self, numbers: Collection[int]) -> Mapping[int, RunRecord]:
+        names = {numbered_name(number): number for number in numbers}
+        texts = self.storage.texts(RUNS, list(names))
+        return {
+            number: RunRecord.from_json(self.storage.path(f"{RUNS}/{name}"), texts.get(name, ""))
+            for name, number in names.items()
+        }
+
     def rejected(self, period: Period) -> Optional[DataFrame]:
         hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")
         first, end = (hour_number(edge) for edge in (period.start, period.end))
@@ -122,6 +131,15 @@ class FolderStore(Store):
 
     def work(self, name: str) -> RunFolder:
         return RunFolder(self.storage, name, self.patience)
+
+    def make_views(self) -> Sequence[str]:
+        return ()
+
+    def leftovers(self) -> Sequence[Leftover]:
+        return leftovers(self.storage, self.open)
+
+    def remove(self, found: Sequence[Leftover]) -> None:
+        remove_leftovers(self.storage, self.open(), found)
 
     def places(self, record: RunRecord) -> Sequence[tuple[str, str]]:
         folders = [("bill lines", "bill_lines"), ("bills", "bills")]

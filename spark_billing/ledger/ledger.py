@@ -9,7 +9,8 @@ catalog (`table_ledger`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Optional
 
 from pyspark.errors import PySparkException
@@ -42,11 +43,11 @@ class Ledger(ABC):
         return f"run {self.runs.count} of {self.where}"
 
     def require(self, source: str, currency: str, tags: Iterable[str]) -> None:
-        """`OutputError` if the ledger was begun for another usage table or in another currency, or has a tag column
+        """`OutputError` if the ledger was begun for another usage table, owes in another currency, or has a tag column
         that differs from one of these by case alone: Spark could not read the two together."""
         if self.last is None:
             return
-        if self.last.price_list.currency != currency:
+        if self.last.price_list.currency != currency and self.runs.amounts():
             raise OutputError(
                 f"{self.where} holds bills in {self.last.price_list.currency}, and this run bills in "
                 f"{currency}; give each currency an output of its own",
@@ -123,6 +124,10 @@ class Ledger(ABC):
     @abstractmethod
     def _place(self, date: str, run_id: str, written: DataFrame) -> str:
         """Where the rows of a run on a date are, for a message."""
+
+    @abstractmethod
+    def records(self, numbers: Collection[int]) -> Mapping[int, RunRecord]:
+        """The records of some runs, by their numbers."""
 
     @abstractmethod
     def rejected(self, period: Period) -> Optional[DataFrame]:
@@ -213,6 +218,15 @@ class InMemory(Work):
             rows.unpersist()
 
 
+@dataclass(frozen=True)
+class Leftover:
+    """Something that nothing reads, of a run or compaction that has not committed."""
+
+    what: str  # as a person names it
+    run_id: str
+    began: int  # the run, or the last writing into it if that is known, in epoch seconds
+
+
 class Store(ABC):
     """Where a ledger is kept: a folder, or a table of a catalog."""
 
@@ -226,6 +240,18 @@ class Store(ABC):
     @abstractmethod
     def work(self, name: str) -> Work:
         """What a run of this name works with."""
+
+    @abstractmethod
+    def make_views(self) -> Sequence[str]:
+        """Make the views of the ledger anew; their names, none where its tables are published."""
+
+    @abstractmethod
+    def leftovers(self) -> Sequence[Leftover]:
+        """What is left of runs, and of compactions, that never committed. Some of them may still be at work."""
+
+    @abstractmethod
+    def remove(self, leftovers: Sequence[Leftover]) -> None:
+        """Remove what is left of runs that died; `OutputError` if it may be more than that, and nothing is removed."""
 
     @abstractmethod
     def places(self, record: RunRecord) -> Sequence[tuple[str, str]]:

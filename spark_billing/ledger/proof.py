@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import reduce
-from typing import Optional
+from typing import Any, Optional
 
 from pyspark.sql import DataFrame, Row
 from pyspark.sql import functions as F
@@ -21,7 +21,7 @@ from spark_billing.core.errors import RetractionError
 from spark_billing.core.hours import hour_label
 from spark_billing.core.money import money
 from spark_billing.core.schemas import AMOUNT, PRICED
-from spark_billing.core.text import printable
+from spark_billing.core.text import counted, listed, printable
 from spark_billing.ledger.conflicts import SettledConflicts
 from spark_billing.ledger.difference import lowered_bills
 from spark_billing.ledger.ledger import Work
@@ -62,11 +62,7 @@ def prove_bills(
     parts = [sums("owed", bill_sums(owed)), top("workspace_id"), top("hour")]
     if tables:
         parts += [sums(name, bill_sums(tables[name])) for name in ("ledger", "bill_lines")]
-        of_bills = tables["bills"].agg(
-            *(total(F.col(name)).cast("bigint").alias(name) for name in _BILL_SUMS[:3]),
-            F.sum("amount").cast(AMOUNT).alias("amount"),
-        )
-        parts.append(sums("bills", of_bills))
+        parts.append(sums("bills", _of_bills(tables["bills"])))
     rows = reduce(DataFrame.unionByName, parts).collect()
     found = {row["what"]: {name: row[name] or 0 for name in _BILL_SUMS} for row in rows}
     owed_sums = dict(found["owed"])
@@ -78,6 +74,18 @@ def prove_bills(
         balance("bill_lines", found["bill_lines"], "bills", found["bills"])
     workspaces, hours = ([row for row in rows if row["what"] == by] for by in ("workspace_id", "hour"))
     return Proved(amount, workspaces, hours)
+
+
+def sums_of_bills(rows: DataFrame, *, of_lines: bool = True) -> dict[str, Any]:
+    """What lines, or else bills, come to, as a bill has it."""
+    row = (bill_sums(rows) if of_lines else _of_bills(rows)).collect()[0]
+    counts = {name: int(row[name] or 0) for name in _BILL_SUMS[:3]}
+    return {**counts, "amount": Decimal(row["amount"] or 0)}
+
+
+def _of_bills(bills: DataFrame) -> DataFrame:
+    sums = [total(F.col(name)).cast("bigint").alias(name) for name in _BILL_SUMS[:3]]
+    return bills.agg(*sums, F.sum("amount").cast(AMOUNT).alias("amount"))
 
 
 def write_calls(work: Work, metered: Metered, scope: Scope, record: RunRecord, *, detail: bool) -> None:
@@ -142,19 +150,36 @@ def guard(
 
 def _refusal(bills: int, worst: Sequence[Row], reasons: Mapping[str, LineSums], currency: str) -> str:
     """Which bills a run would lower, by what, and why."""
+    unexplained = [row for row in worst if not row["by_conflict"]]
     shown = [
-        f"{printable(row['workspace_id'])} in {hour_label(row['hour'])} by {-row['requests']:,} calls, "
-        f"{-row['input_tokens']:,} input and {-row['output_tokens']:,} output tokens, "
-        f"{money(row['amount'].copy_negate())} {currency}"
-        for row in worst
-        if not row["by_conflict"]
+        f"{printable(row['workspace_id'])} in {hour_label(row['hour'])} {_change(row, currency)}" for row in unexplained
     ]
+    same_calls = all(not row["requests"] for row in unexplained)
     why = ", ".join(f"{reason} {money(sums.amount)} {currency}" for reason, sums in reasons.items())
     return (
-        f"this run would lower {bills:,} bills that are in the ledger: {'; '.join(shown)}"
-        f"{'; and more' if bills > len(shown) else ''} (a negative number is a rise). All it would add: {why}. Nothing "
-        "was written. Is the usage complete, and are the prices right? If so, run it again and allow retractions."
+        f"this run would lower {counted(bills, 'bill')} of the ledger: {'; '.join(shown)}"
+        f"{'; and more' if bills > len(shown) else ''}. All it would add: {why}. Nothing was written. "
+        f"{_OTHER_COUNTS if same_calls else 'Is the usage complete, and are the prices right?'} If so, run it again "
+        "and allow retractions."
     )
+
+
+_OTHER_COUNTS = (
+    "The calls are the same, and only what they come to is other: are the columns mapped, and the prices chosen, as "
+    "they should be?"
+)
+
+
+def _change(row: Row, currency: str) -> str:
+    """What becomes lower in a bill, and what higher, such as `by 210 input tokens, though it rises by 1 call`."""
+    falls: list[str] = []
+    rises: list[str] = []
+    for name, of in (("requests", "call"), ("input_tokens", "input token"), ("output_tokens", "output token")):
+        if row[name]:
+            (falls if row[name] < 0 else rises).append(counted(abs(row[name]), of))
+    if row["amount"]:
+        (falls if row["amount"] < 0 else rises).append(f"{money(row['amount'].copy_abs())} {currency}")
+    return f"by {listed(falls)}{f', though it would rise by {listed(rises)}' if rises else ''}"
 
 
 def _untold(conflicts: Optional[SettledConflicts]) -> str:

@@ -92,6 +92,13 @@ def ledger_bills(
     return hourly_bills(ledger_bill_lines(spark, output, catalog=catalog, start=start, end=end))
 
 
+def lines_in_currency(ledger: Ledger, first: Optional[int], last: Optional[int]) -> DataFrame:
+    """`lines_between`, of the currency that the ledger owes in: those of another one, which it was begun in, come to
+    nothing, and amounts of both would be added."""
+    lines = lines_between(ledger, first, last)
+    return lines if ledger.last is None else lines.filter(F.col("currency") == ledger.last.price_list.currency)
+
+
 def lines_between(ledger: Ledger, first: Optional[int], last: Optional[int]) -> DataFrame:
     """The lines of the hours from `first` to before `last`, in epoch seconds, as the ledger was when it was opened."""
     hours = ledger.runs.hours

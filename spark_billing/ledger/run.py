@@ -21,6 +21,7 @@ from spark_billing.core.columns import tag_column
 from spark_billing.core.errors import LostRaceError, UsageError
 from spark_billing.core.hours import Period, date_label, hour_label, instant_label, next_hour, ranges
 from spark_billing.core.session import named_steps, step
+from spark_billing.core.version import __version__
 from spark_billing.ledger.ledger import InMemory, Ledger, Store, Work
 from spark_billing.ledger.proof import Proved, guard, prove_bills, write_calls
 from spark_billing.ledger.publishing import Touched
@@ -62,6 +63,8 @@ class Job:
     billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
     absent_fields: Sequence[str] = ()  # of the usage (`reading.Mapped`), for the record
     usage_version: Optional[UsedVersion] = None  # that is read, for the record
+    reason: str = ""  # why the run is made, likewise
+    mapping: str = ""  # that the usage was read by, likewise
 
     def __post_init__(self) -> None:
         require_pricing(self.pricing)
@@ -165,7 +168,7 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     work.begin(ledger, attempt)
     with_it = [(period.start, period.end) for period in job.billed_with]
     run_id = f"{run.name}-{attempt}"
-    settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, work, run_id, run.at, with_it)
+    settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, work, run_id, run.at, with_it, job.mapping)
     lowered: Sequence[Row] = []
     if settled.held is not None and settled.lines.hours:
         lowered = guard(
@@ -246,4 +249,7 @@ def _record(
         model_aliases=run.model_aliases,
         absent_fields=job.absent_fields,
         usage_version=job.usage_version,
+        reason=job.reason,
+        version=__version__,
+        mapping=job.mapping,
     )

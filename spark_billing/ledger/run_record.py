@@ -156,6 +156,9 @@ class RunRecord:
     model_aliases: Sequence[Mapping[str, Any]] = ()  # what was taken for what (`aliases.names_taken`)
     absent_fields: Sequence[str] = ()  # that its expressions ask for and no row of its JSON has
     usage_version: Optional[UsedVersion] = None  # of the table of usage that it has read, if its format has any
+    reason: str = ""  # why it was made, in the words of whoever made it
+    version: str = ""  # of this package
+    mapping: str = ""  # which mapping the usage was read by (`Reading.mapping_id`)
 
     @property
     def rejected_too_many(self) -> Optional[str]:
@@ -183,7 +186,7 @@ class RunRecord:
             "not_adjusted": self.not_adjusted.to_json(),
             "usage_version": self.usage_version and vars(self.usage_version),
         }
-        for name in ("model_aliases", "absent_fields", "usage_version"):  # few runs have any
+        for name in ("model_aliases", "absent_fields", "usage_version", "reason", "version", "mapping"):  # if any
             if not as_json[name]:
                 del as_json[name]
         return json.dumps(as_json, indent=2, ensure_ascii=False) + "\n"
@@ -230,6 +233,7 @@ class RunRecord:
             model_aliases=found.get("model_aliases", ()),
             absent_fields=found.get("absent_fields", ()),
             usage_version=version and UsedVersion(**_known(UsedVersion, version)),
+            **{name: found.get(name, "") for name in ("reason", "version", "mapping")},
         )  # fmt: skip
 
 

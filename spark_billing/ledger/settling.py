@@ -54,9 +54,10 @@ def settle(
     run_id: str,
     started: datetime,
     billed_with: Sequence[tuple[int, int]] = (),
+    mapping: str = "",
 ) -> Settled:
     """The difference of the metered usage to the ledger, written once. Other runs that belong to this one bill the
-    hours `billed_with`."""
+    hours `billed_with`; `mapping` is that of the record."""
     number, closed = ledger.runs.count + 1, scope.closed
     step(spark, "read and verify the ledger")
     held = ledger.lines({date_label(hour) for hour in closed})
@@ -76,7 +77,10 @@ def settle(
     lines = lines_of_sums(metered.sums, prices)
     if scope.open_from is not None:
         lines = lines.filter(_start() < scope.open_from)
-    changes = difference(lines, held_here, None if conflicts is None else conflicts.new_copies).withColumns(
+    mapped_by = ledger.runs.mapped_by
+    other_mapping = [hour for hour in closed if mapped_by.get(hour, mapping) != mapping]
+    remapped = of_hours(spark, other_mapping) if other_mapping else None
+    changes = difference(lines, held_here, None if conflicts is None else conflicts.new_copies, remapped).withColumns(
         {
             "run": F.lit(number).cast("bigint"),
             "run_at": F.timestamp_seconds(F.lit(int(started.timestamp()))),

@@ -7,13 +7,13 @@ computes it again from the records. No Spark in here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Optional
 
 from spark_billing.core.errors import OutputError
-from spark_billing.core.hours import SECONDS_PER_HOUR, date_label
+from spark_billing.core.hours import SECONDS_PER_HOUR, date_label, ranges
 from spark_billing.ledger.earlier_conflicts import EarlierConflicts
 from spark_billing.ledger.numbered import hash_of, sealed, unsealed
 from spark_billing.ledger.run_record import LineSums, RunRecord
@@ -36,6 +36,7 @@ class SummedRuns:
     tags: Mapping[str, Sequence[str]] = field(default_factory=dict)  # UTC+8 date -> the tag columns of its lines
     tag_columns: Sequence[str] = ()  # that any run has grouped its lines by
     covered_by: Mapping[int, int] = field(default_factory=dict)  # epoch seconds -> the last run that billed the hour
+    mapped_by: Mapping[int, str] = field(default_factory=dict)  # and by which mapping it did (`RunRecord.mapping`)
     earlier: EarlierConflicts = field(default_factory=EarlierConflicts)
 
     def after(self, records: Sequence[tuple[RunRecord, str]]) -> SummedRuns:
@@ -45,7 +46,7 @@ class SummedRuns:
         digest, hours, covered_by = self.digest, dict(self.hours), dict(self.covered_by)
         lines, left_out = ({date: dict(of) for date, of in sums.items()} for sums in (self.lines, self.left_out))
         tags = {date: set(names) for date, names in self.tags.items()}
-        tag_columns = set(self.tag_columns)
+        tag_columns, mapped_by = set(self.tag_columns), dict(self.mapped_by)
         for record, text in records:
             digest = hash_of(digest + text)
             tag_columns.update(record.tag_columns)
@@ -58,7 +59,9 @@ class SummedRuns:
             for date, sums in (record.left_out or {}).items():
                 left_out.setdefault(date, {})[record.run_id] = sums
             for start, end in record.covered:
-                covered_by.update(dict.fromkeys(range(start, end, SECONDS_PER_HOUR), record.run))
+                hours_of_run = range(start, end, SECONDS_PER_HOUR)
+                covered_by.update(dict.fromkeys(hours_of_run, record.run))
+                mapped_by.update(dict.fromkeys(hours_of_run, record.mapping))
         last = records[-1][0]
         return SummedRuns(
             count=last.run,
@@ -70,12 +73,18 @@ class SummedRuns:
             tags={date: sorted(names) for date, names in tags.items() if names},
             tag_columns=sorted(tag_columns),
             covered_by=covered_by,
+            mapped_by={hour: mapping for hour, mapping in mapped_by.items() if mapping},
             earlier=self.earlier.after([record for record, _ in records]),
         )
 
     def amounts(self) -> dict[int, Decimal]:
         """The hours, in epoch seconds, that hold lines whose sum is not nothing, each with its amount."""
         return {hour: sums.amount for hour, sums in sorted(self.hours.items()) if not sums.is_nothing}
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The hours that no run has covered, between the first and the last that one has: half open, epoch seconds."""
+        covered = ranges(sorted(self.covered_by))
+        return [(before[1], after[0]) for before, after in zip(covered, covered[1:])]
 
     def to_text(self) -> str:
         """As a checkpoint, sealed."""
@@ -89,6 +98,7 @@ class SummedRuns:
             "tags": {date: list(names) for date, names in self.tags.items()},
             "tag_columns": list(self.tag_columns),
             "covered_by": _stretches(self.covered_by),
+            "mapped_by": _stretches(self.mapped_by),
             "earlier": self.earlier.to_json(),
         }
         return sealed(content)
@@ -108,9 +118,8 @@ class SummedRuns:
             left_out=_of_dates(found["left_out"]),
             tags=found["tags"],
             tag_columns=found["tag_columns"],
-            covered_by={
-                hour: run for start, end, run in found["covered_by"] for hour in range(start, end, SECONDS_PER_HOUR)
-            },
+            covered_by=_hours(found["covered_by"]),
+            mapped_by=_hours(found.get("mapped_by", ())),  # an earlier version did not tell
             earlier=EarlierConflicts.from_json(found["earlier"]),
         )
 
@@ -124,15 +133,20 @@ def require_follows(where: str, number: int, parent: Optional[str], record: RunR
         )
 
 
-def _stretches(covered_by: Mapping[int, int]) -> list[list[int]]:
-    """[start, end, run] of hours in a row that the same run has billed last."""
-    found: list[list[int]] = []
-    for hour, run in sorted(covered_by.items()):
-        if found and found[-1][1:] == [hour, run]:
+def _stretches(of_hours: Mapping[int, Any]) -> list[list[Any]]:
+    """[start, end, what] of hours in a row that have the same."""
+    found: list[list[Any]] = []
+    for hour, what in sorted(of_hours.items()):
+        if found and found[-1][1:] == [hour, what]:
             found[-1][1] = hour + SECONDS_PER_HOUR
         else:
-            found.append([hour, hour + SECONDS_PER_HOUR, run])
+            found.append([hour, hour + SECONDS_PER_HOUR, what])
     return found
+
+
+def _hours(stretches: Iterable[Any]) -> dict[int, Any]:
+    """The hours of such stretches."""
+    return {hour: what for start, end, what in stretches for hour in range(start, end, SECONDS_PER_HOUR)}
 
 
 def _cells(sums: LineSums) -> list[Any]:

@@ -18,6 +18,8 @@ from spark_billing.core.spark_errors import spark_reason
 from spark_billing.ledger.formats import TableName, table_properties
 from spark_billing.ledger.ledger_table import OURS, VERSION, add_columns, create_table
 
+CALL_TABLES = ("rejected", "priced_calls")
+
 
 class CallTable:
     """One of these tables."""
@@ -55,6 +57,11 @@ class CallTable:
             ) from None
         self.spark.sql(f"REFRESH TABLE {self.name}")
         return self.spark.table(str(self.name)).filter(F.col("run_id") == run_id)
+
+    def run_ids(self) -> set[str]:
+        """The runs that have rows in it, committed or not."""
+        self.spark.sql(f"REFRESH TABLE {self.name}")
+        return {str(row["run_id"]) for row in self.spark.table(str(self.name)).select("run_id").distinct().collect()}
 
     def remove(self, run_id: str) -> None:
         """Remove the rows of a run that will never be committed."""

@@ -6,7 +6,7 @@ did is never taken from an exception, nor from none: the table is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -19,7 +19,7 @@ from spark_billing.core.schemas import LEDGER_LINES, LEFT_OUT
 from spark_billing.ledger.exclusion import require_exclusive
 from spark_billing.ledger.files import calls_as_they_came
 from spark_billing.ledger.formats import COMMIT_ERRORS, TableFormat, TableName
-from spark_billing.ledger.ledger import Expected, Ledger, Store, Work
+from spark_billing.ledger.ledger import Expected, Ledger, Leftover, Store, Work
 from spark_billing.ledger.ledger_table import (
     CHECKPOINT,
     LEFT,
@@ -33,11 +33,12 @@ from spark_billing.ledger.ledger_table import (
     rows_of,
     tags_in,
 )
+from spark_billing.ledger.leftovers import began_at
 from spark_billing.ledger.line_sums import sums_by_kind
 from spark_billing.ledger.publishing import Touched
 from spark_billing.ledger.run_record import LineSums, RunRecord
 from spark_billing.ledger.summed_runs import EVERY, SummedRuns, require_follows
-from spark_billing.ledger.table_calls import CallTable
+from spark_billing.ledger.table_calls import CALL_TABLES, CallTable
 from spark_billing.ledger.views import keep_views, require_views, views_of
 
 _COMMITS = 5  # tries of a commit that a compaction was in the way of
@@ -105,6 +106,18 @@ class TableLedger(Ledger):
     def _place(self, date: str, run_id: str, written: DataFrame) -> str:
         return f"what {self.where}.{TABLE} has of the run {run_id} on {date}"
 
+    def records(self, numbers: Collection[int]) -> Mapping[int, RunRecord]:
+        if not numbers:
+            return {}
+        wanted = F.col("run").between(min(numbers), max(numbers))
+        rows = self.rows().filter((F.col("kind") == RUN) & wanted).select("run", "record").collect()
+        where = f"{self.where}.{TABLE}"
+        return {
+            row["run"]: RunRecord.from_json(f"{where}, run {row['run']},", row["record"])
+            for row in rows
+            if row["run"] in numbers
+        }
+
     def rejected(self, period: Period) -> Optional[DataFrame]:
         table = CallTable(self.spark, self.where, "rejected").find()
         if table is None:
@@ -152,6 +165,29 @@ class TableStore(Store):
                 self.spark.sql(f"DROP TABLE IF EXISTS {name_of_table}")
             raise
         return RunTable(self.spark, self.where, table)
+
+    def make_views(self) -> Sequence[str]:
+        require_views(self.spark, self.where)
+        keep_views(self.spark, self.where, anew=True)
+        return views_of(self.spark, self.where)
+
+    def leftovers(self) -> Sequence[Leftover]:
+        tables = [CallTable(self.spark, self.where, name) for name in CALL_TABLES]
+        there = {calls.name.plain: calls.run_ids() for calls in tables if calls.find() is not None}
+        # the ledger after the tables: a run appends to these before it commits
+        committed = {
+            row["run_id"] for row in self.open().rows().filter(F.col("kind") == RUN).select("run_id").collect()
+        }
+        return [
+            Leftover(table, run_id, began)
+            for table, run_ids in there.items()
+            for run_id in sorted(run_ids - committed)
+            if (began := began_at(run_id)) is not None
+        ]
+
+    def remove(self, leftovers: Sequence[Leftover]) -> None:
+        for found in leftovers:
+            CallTable(self.spark, self.where, found.what.rpartition(".")[2]).remove(found.run_id)
 
     def places(self, record: RunRecord) -> Sequence[tuple[str, str]]:
         tables = [("ledger", TABLE)]

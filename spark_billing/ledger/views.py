@@ -45,13 +45,14 @@ def require_views(spark: SparkSession, namespace: str) -> None:
             )
 
 
-def keep_views(spark: SparkSession, namespace: str) -> None:
-    """See that the views are there, with a column for each tag; a catalog without views stays without them."""
+def keep_views(spark: SparkSession, namespace: str, *, anew: bool = False) -> None:
+    """See that the views are there, with a column for each tag; a catalog without views stays without them. `anew`:
+    also if they seem to be as they must be."""
     table = TableName(namespace, TABLE)
     tags = [name for name in spark.table(str(table)).columns if name.startswith(tag_column(""))]
     try:
         there = spark.table(str(TableName(namespace, "bill_lines"))).columns
-        if set(tags) <= set(there) and "bills" in views_of(spark, namespace):
+        if not anew and set(tags) <= set(there) and "bills" in views_of(spark, namespace):
             return
     except PySparkException:  # none yet
         pass

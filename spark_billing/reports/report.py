@@ -15,7 +15,7 @@ from spark_billing.core.hours import SECONDS_PER_DAY, SECONDS_PER_HOUR, Period, 
 from spark_billing.estimates.expected import Expected
 from spark_billing.ledger.difference import ORIGINAL
 from spark_billing.ledger.ledger import Ledger
-from spark_billing.ledger.reading import lines_between
+from spark_billing.ledger.reading import lines_in_currency
 from spark_billing.provider.comparison import Reconciliation
 from spark_billing.reports.breakdown import WHOLE_KINDS, Part, Sums, breakdown, prove, total_of
 from spark_billing.usage.reasons import REJECT_REASONS
@@ -38,6 +38,7 @@ class Report:
     run_at: str  # when that run was committed
     estimate: Optional[Expected] = None
     reconciliation: Optional[Reconciliation] = None
+    reasons: Sequence[tuple[int, str, Sums]] = ()  # the runs whose records say why they were made: adjustments of each
 
     def days(self) -> dict[str, Sums]:
         """The sums of each UTC+8 day of the period, such as 2026-04-08, with those that have no line."""
@@ -83,12 +84,13 @@ def read_report(
     for what, compared in (("estimate", estimate), ("reconciliation", reconciliation)):
         if compared is not None and compared.currency != currency:
             raise UsageError(f"the {what} is in {compared.currency}, and the ledger in {currency}")
-    parts = _parts(lines_between(ledger, period.start, period.end), top)
+    parts = _parts(lines_in_currency(ledger, period.start, period.end), top)
     if not parts["currency"]:
         raise UsageError(f"the ledger in {where} has no line of {period} (UTC+8); there is nothing to report")
     total = total_of(parts["currency"])
     prove(total, parts)
     of_hours = {int(part.name or 0): part.sums for part in parts.pop("hour")}
+    of_runs = {int(part.name): part.sums for part in parts.pop("run") if part.name is not None}
     del parts["currency"]
     rejected, without_time = _rejected_rows(ledger, period)
     return Report(
@@ -103,6 +105,11 @@ def read_report(
         run_at=last.committed_at,
         estimate=estimate,
         reconciliation=reconciliation,
+        reasons=[
+            (number, record.reason, of_runs[number])
+            for number, record in sorted(ledger.records(list(of_runs)).items())
+            if record.reason
+        ],
     )
 
 
@@ -112,7 +119,8 @@ def _parts(lines: DataFrame, top: int) -> dict[str, list[Part]]:
     kinds = {kind: F.col(column) for kind, column in columns.items()}
     kinds["entry"] = F.coalesce("reason", "entry")
     kinds.update({"hour": F.unix_seconds("period_start"), "currency": F.col("currency")})
-    return breakdown(lines, kinds, top=top, whole=WHOLE_KINDS)
+    kinds["run"] = F.when(F.col("entry") != ORIGINAL, F.col("run"))
+    return breakdown(lines, kinds, top=top, whole=(*WHOLE_KINDS, "run"))
 
 
 def _rejected_rows(ledger: Ledger, period: Period) -> tuple[dict[str, int], dict[str, int]]:

@@ -18,6 +18,7 @@ from spark_billing.reports.report import Report
 _HOURS = 31 * 24  # in the chart by hour: more would be thinner than a line
 _HOURS_BY_NAME = 3 * 24
 _DEAREST_HOURS = 5
+_REASON = 200  # characters of why a run was made
 _LIST_TITLES = {
     "workspace": "The most expensive workspaces",
     "model": "Models",
@@ -114,6 +115,12 @@ def _adjustments(report: Report) -> Iterator[str]:
         return
     rows = [(pages.part_name(part), part.sums) for part in report.adjustments]
     yield from _sums_table(report.currency, rows, total_of(report.adjustments))
+    if report.reasons:
+        yield "<p class=quiet>Runs that were made for a reason, with the adjustments of each:</p>"
+        told = [
+            (pages.text(f"Run {number}: {printable(reason, _REASON)}"), sums) for number, reason, sums in report.reasons
+        ]
+        yield from _sums_table(report.currency, told)
 
 
 def _rejected(report: Report) -> Iterator[str]:

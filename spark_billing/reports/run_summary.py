@@ -22,6 +22,7 @@ _BECAME = {
 }
 
 _SHOWN_NAMES = 5
+_REASON = 200  # characters of it
 
 
 def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
@@ -33,6 +34,7 @@ def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
         f"{'Dry run, nothing was written: the bill' if dry else 'Bill'} for {_when(record)}",
         f"Prices: {prices}",
         *([f"Usage:  {record.usage_version}"] if record.usage_version else []),
+        *([f"Reason: {printable(record.reason, _REASON)}"] if record.reason else []),
         "",
     ]
     text += [*table(list(_calls(totals))), ""]
@@ -40,22 +42,11 @@ def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
     free = totals.output_tokens["billed"] - totals.output_tokens["charged"]
     if free:
         text += [f"Of the billed output tokens the price list does not charge {free:,}.", ""]
-    conflicts = totals.rejected.get("conflicting_request", 0)
+    conflicts = _conflicts(record)
     if conflicts:
-        hours, kept = (record.arguments.get(name) for name in ("dedup_lookback", "keep_copy"))
-        text += [
-            f"ATTENTION: {conflicts:,} calls have the id of another call, but other content. Of copies within {hours} "
-            f"hours\nof one another the {kept} is billed; the others are rejected as conflicting_request.",
-            *_most_conflicts(outcome),
-            "",
-        ]
-    ahead = record.hours.not_begun
-    if ahead:
-        text += [
-            f"ATTENTION: {record.hours.calls_not_begun:,} calls are dated in hours that have not begun, the first "
-            f"{ahead[0]}, the last\n{ahead[-1]}, by the run's clock ({record.as_of}). They are not billed before that.",
-            "",
-        ]
+        text += [*conflicts, *_most_conflicts(outcome), ""]
+    ahead = _ahead(record)
+    text += [*ahead, ""] if ahead else []
     text += printed_aliases(record.model_aliases)
     text += printed_absent(record.absent_fields)
     text += [f"Total: {money(totals.amount)} {currency}", ""]
@@ -71,6 +62,46 @@ def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
         width = max(len(what) for what, _ in outcome.places)
         text += [f"{what.ljust(width)}  {where}" for what, where in outcome.places]
     yield from "\n".join(text).rstrip().splitlines()
+
+
+def warnings_of(outcome: Outcome) -> list[str]:
+    """What a person should look at, each in one line: what the summary says of it."""
+    record = outcome.record
+    told = [_conflicts(record), _ahead(record), printed_absent(record.absent_fields), _not_in_usage(record)]
+    warnings = [" ".join(" ".join(lines).split()) for lines in told if lines]
+    warnings += [f"{record.rejected_too_many}."] if record.rejected_too_many else []
+    return [warning.partition("ATTENTION: ")[2] or warning for warning in warnings]
+
+
+def _conflicts(record: RunRecord) -> list[str]:
+    conflicts = record.totals.rejected.get("conflicting_request", 0)
+    if not conflicts:
+        return []
+    hours, kept = (record.arguments.get(name) for name in ("dedup_lookback", "keep_copy"))
+    return [
+        f"ATTENTION: {conflicts:,} calls have the id of another call, but other content. Of copies within {hours} "
+        f"hours\nof one another the {kept} is billed; the others are rejected as conflicting_request."
+    ]
+
+
+def _ahead(record: RunRecord) -> list[str]:
+    ahead = record.hours.not_begun
+    if not ahead:
+        return []
+    return [
+        f"ATTENTION: {record.hours.calls_not_begun:,} calls are dated in hours that have not begun, the first "
+        f"{ahead[0]}, the last\n{ahead[-1]}, by the run's clock ({record.as_of}). They are not billed before that."
+    ]
+
+
+def _not_in_usage(record: RunRecord) -> list[str]:
+    absent = record.hours.billed_before_but_not_in_usage
+    if not absent:
+        return []
+    return [
+        f"{len(absent):,} hours that were billed before have no row in this usage, the first {absent[0]}, the last "
+        f"{absent[-1]}. They are left as they are; to bill them by this usage, name them with --from and --to."
+    ]
 
 
 def printed_aliases(taken: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -145,13 +176,8 @@ def _added(outcome: Outcome, dry: bool) -> Iterator[str]:
     if record.not_adjusted.reasons:
         yield ""
         yield from table(list(_by_reason("Too old, so not added", record.not_adjusted.reasons, currency)))
-    absent = record.hours.billed_before_but_not_in_usage
-    if absent:
-        yield ""
-        yield (
-            f"{len(absent):,} hours that were billed before have no row in this usage, the first {absent[0]}, the last "
-            f"{absent[-1]}. They are left as they are; to bill them by this usage, name them with --from and --to."
-        )
+    absent = _not_in_usage(record)
+    yield from ["", *absent] if absent else []
 
 
 def _by_reason(title: str, reasons: Mapping[str, LineSums], currency: str) -> Iterator[tuple[str, ...]]:

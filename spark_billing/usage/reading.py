@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Any, Optional
 
 from pyspark.errors import PySparkException
@@ -60,6 +62,11 @@ class Reading:
             "model_alias": [list(pair) for pair in pairs_of(self.model_alias)],
             "usage_schema": self.usage_schema,
         }
+
+    def mapping_id(self, keep_copy: str) -> str:
+        """What names this way to make calls of rows, over all runs that have it: a short hash."""
+        asked = {**self.asked(), "keep_copy": keep_copy}
+        return sha256(json.dumps(asked, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     def read(self, spark: SparkSession, location: str, prices: PriceList) -> Mapped:
         """The usage at a path or in the catalog, mapped. The session needs `mapping.usage_session`."""

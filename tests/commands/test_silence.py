@@ -60,7 +60,7 @@ def test_one_line_for_each_refusal_and_no_other(tmp_path):
     billed = ["--output", "b", "--currency", "USD", "--source", "log"]
     calls = [["--usage", *arguments, *given] for _, _, *arguments in jobs]
     calls += [["--usage", f"{name}.parquet", *billed] for name in ("both", "one")]
-    jobs += [(0, ""), (4, "would lower 1 bills")]
+    jobs += [(0, ""), (4, "would lower 1 bill of")]
     script = f"""
 import contextlib, io
 from spark_billing.commands.hourly_bill import hourly_bill

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from spark_billing.commands.cli import COMMANDS
+from spark_billing.commands.command import with_those_of_actions
 from tests.docs.blocks import BLOCKS, CLAIMED, ROOT, documents, text_of
 from tests.docs.commands import parser_of
 
@@ -57,7 +58,9 @@ def test_links_lead_somewhere(file):
 
 
 def test_every_argument_that_is_named_exists():
-    known = OTHER_TOOLS.union(*(parser_of(command)._option_string_actions for command in COMMANDS))
+    known = OTHER_TOOLS.union(
+        *(parser._option_string_actions for command in COMMANDS for parser in with_those_of_actions(parser_of(command)))
+    )
     for file in (*OF_JOBS, "spark_billing/prices/lists/README.md"):
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", prose(file)))
         assert named <= known, file

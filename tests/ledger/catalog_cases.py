@@ -6,6 +6,7 @@ SPARK_BILLING_CATALOGS names a JSON file with the settings of the session, and t
 
 import json
 import os
+from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
@@ -161,6 +162,38 @@ def test_verifying(spark, place, options, capsys):
     assert "rows, run 20260101T000000Z-0a1b2c3d-1: needed is a record of that run, there is nothing" in said
     assert maintain_ledger(["compact", "--output-catalog", place]) == 2
     assert "rewrite_data_files" in capsys.readouterr().err
+
+
+def test_a_way_back(spark, catalog, place, options, cny, capsys):
+    """All of it is reversed and billed in another currency; leftovers are removed, views made anew."""
+    where = ["--output-catalog", place]
+    calls = [call(1), call(2, NEXT_DAY), call(2, NEXT_DAY, input_tokens=250)]
+    bill_usage(usage_frame(spark, [*calls, call(3, model="x")]), **options, reason="the first")
+    assert maintain_ledger(["reverse", *where, "--run", "1", "--reason", "wrong", "--dry-run"]) == 0
+    assert maintain_ledger(["reverse", *where, "--all", "--reason", "the wrong currency"]) == 0
+    assert "Run 2 has reversed all that is owed\nAdded: 4 lines, -0.00010616 USD\n" in capsys.readouterr().out
+    assert ledger_bills(spark, catalog=place).collect() == []
+    assert open_ledger(spark, None, place).left_out(["2026-04-09"]).agg(F.sum("requests")).first()[0] == 0
+    bill_usage(usage_frame(spark, calls), **{**options, "prices": cny})
+    # 260 x 0.00096 / 1000 + 50 x 0.0024 / 1000
+    assert {amount for _, amount in owed(spark, place, catalog["views"]).values()} == {Decimal("0.0003696")}
+    left = spark.table(f"{place}.rejected").withColumn("run_id", F.lit("20260101T000000Z-0a1b2c3d-1")).localCheckpoint()
+    left.limit(2).writeTo(f"{place}.rejected").append()
+    before = spark.table(f"{place}.rejected").count()
+    assert maintain_ledger(["clean", *where]) == 0
+    assert f"Removed: {place}.rejected, of 20260101T000000Z-0a1b2c3d-1" in capsys.readouterr().out
+    spark.sql(f"REFRESH TABLE {place}.rejected")
+    assert spark.table(f"{place}.rejected").count() == before - 2
+    if catalog["views"]:
+        spark.sql(f"DROP VIEW {place}.bills")
+        assert maintain_ledger(["rebuild", *where]) == 0
+        assert "Rebuilt: bill_lines, bills, to what the ledger says, 0.0007392 CNY" in capsys.readouterr().out
+    assert maintain_ledger(["rename-source", *where, "--to", "log 2"]) == 0
+    assert maintain_ledger(["runs", *where]) == 0
+    assert "reason: the wrong currency" in capsys.readouterr().out
+    assert maintain_ledger(["gaps", *where]) == 0
+    assert "no run has covered 23 hours" in capsys.readouterr().out
+    assert maintain_ledger(["verify", *where]) == 0
 
 
 def test_a_bill_does_not_fall_without_leave_or_reason(spark, catalog, place, options):

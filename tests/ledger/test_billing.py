@@ -65,7 +65,7 @@ def test_again_adds_nothing_and_a_late_call_the_difference(spark, usd, usage, tm
     assert (again.run, again.ledger.reasons) == (2, {})
     late = bill_usage(usage_frame(spark, [*CALLS, call("late")]), **given)
     assert {reason: sums.amount for reason, sums in late.ledger.reasons.items()} == {"late_usage": ONE}
-    with pytest.raises(RetractionError, match="would lower 1 bills") as refused:
+    with pytest.raises(RetractionError, match="would lower 1 bill of") as refused:
         bill_usage(usage, **given)
     assert refused.value.parameter == "allow_retractions"
     assert bill_usage(usage, **given, allow_retractions=True).totals.amount == 2 * ONE + DEARER

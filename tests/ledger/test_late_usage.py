@@ -87,13 +87,13 @@ def test_taking_money_back_needs_leave(spark, write, bill, tmp_path):
     ):
         code, out, err = bill(usage, *arguments)
         assert (code, out) == (RETRACTION, "")
-        assert "would lower 1 bills" in err
+        assert "would lower 1 bill of the ledger: w-1 in 2026-04-08T00 by " in err
         assert "w-1 in 2026-04-08T00" in err
         assert "--allow-retractions" in err
         assert err.count("\n") == 1
         assert (files(path), ledger_files(path)) == before
         assert not (path / "_staging").exists()
-    assert "by 0 calls, 0 input and 0 output tokens, 0.00000052 USD" in err  # 2 x 260 x 0.000001 / 1000
+    assert "w-1 in 2026-04-08T00 by 0.00000052 USD. All it would add" in err  # 2 x 260 x 0.000001 / 1000
 
     code, out, _ = bill(write([call(1)], "less"), "--allow-retractions")
     assert code == 0
@@ -237,7 +237,7 @@ def test_a_conflict_that_stood_before_excuses_nothing(spark, write, bill, tmp_pa
     fuller = [call(n, input_tokens=259 + n) for n in (7, 8)]
     assert bill(write([*rivals, call(2), call(3), *before], "later"))[0] == 0
     code, _, err = bill(write([*rivals, *before, *(c for c in fuller if c["request_id"] == "r-7")], "moved"))
-    assert (code, "w-1 in 2026-04-08T00 by 1 calls" in err, "T01" in err) == (RETRACTION, True, False)
+    assert (code, "w-1 in 2026-04-08T00 by 1 call" in err, "T01" in err) == (RETRACTION, True, False)
     # a late call beside the rivals is just late
     assert bill(write([*rivals, call(2), call(3), call(5), *before], "late"))[0] == 0
     assert added(path, 3) == {"late_usage": (2, ONE)}
