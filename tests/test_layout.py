@@ -172,6 +172,7 @@ def test_the_public_names():
         ("bill_usage", "(usage: 'DataFrame', *, prices: 'PriceList', source: 'str', "
                        "output: 'Optional[str]' = None, catalog: 'Optional[str]' = None, "
                        "period: 'Optional[tuple[str, str]]' = None, last: 'Optional[int]' = None, "
+                       "cover_gap: 'bool' = False, "
                        "columns: 'Optional[Mapping[str, str]]' = None, call_time_zone: 'Optional[str]' = None, "
                        "where: 'Optional[str]' = None, model_alias: 'GivenAliases' = (), "
                        "usage_schema: 'Optional[str]' = None, max_rejected: 'MaxRejected' = None, "

@@ -25,7 +25,7 @@ from spark_billing.core.errors import (
     UsageError,
 )
 from spark_billing.core.session import tell_of_tasks
-from spark_billing.core.spark_errors import spark_reason, users_error, whole_text
+from spark_billing.core.spark_errors import spark_reason, storage_trouble, users_error, whole_text
 from spark_billing.core.version import __version__
 
 DONE = 0
@@ -93,15 +93,15 @@ def _guarded(parser: argparse.ArgumentParser, cannot: str, run: Callable[[], int
         return _fail(parser, error, REJECTED)
     except SparkBillingError as error:
         return _fail(parser, error, FAILED)
-    except (PySparkException, Py4JJavaError) as error:
-        reason = users_error(error)
+    except (PySparkException, Py4JJavaError, OSError) as error:
+        reason, trouble = None if isinstance(error, OSError) else users_error(error), storage_trouble(error)
         if reason:
             return _fail(parser, f"{cannot}: {reason}", REFUSED)
+        if trouble or isinstance(error, OSError):
+            return _fail(parser, trouble or error, FAILED)
         _fail(parser, f"Spark failed: {spark_reason(error)}", FAILED)
         print(whole_text(error), file=sys.stderr)  # for whoever has to find out why: its log has not told
         return FAILED
-    except OSError as error:
-        return _fail(parser, error, FAILED)
     finally:
         tell_of_tasks()
 

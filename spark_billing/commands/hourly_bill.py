@@ -10,7 +10,7 @@ from spark_billing.commands.command import DONE, Command, say
 from spark_billing.commands.demo import run_demo
 from spark_billing.core.errors import RejectedError, UsageError
 from spark_billing.core.session import job_session
-from spark_billing.ledger.billing import bill_table, instant_of, last_hours
+from spark_billing.ledger.billing import bill_table, instant_of, last_hours, require_last
 from spark_billing.ledger.max_rejected import max_rejected_of
 from spark_billing.ledger.run import Outcome
 from spark_billing.reports.run_summary import printed_run
@@ -55,6 +55,7 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     period = period_of(arguments)
     if arguments.last is not None:
         period = last_hours(arguments.last, period, as_of)
+    require_last(arguments.last, arguments.cover_gap)
     columns = columns_of(arguments)
     aliases_of(arguments.model_alias, prices)  # refused before Spark starts
     max_rejected = max_rejected_of(arguments.max_rejected)
@@ -86,7 +87,9 @@ def _run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         one_writer=arguments.one_writer,
         dedup_lookback=arguments.dedup_lookback,
         keep_copy=arguments.keep_copy,
-        as_of=as_of,
+        as_of=None if arguments.as_of is None else as_of,  # the machine's own clock is not taken on trust
+        is_of_last_hours=arguments.last is not None,
+        cover_gap=arguments.cover_gap,
         **limits,
         allow_retractions=arguments.allow_retractions,
         dry_run=arguments.dry_run,
@@ -151,6 +154,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --from and --to: the last hours that are over",
     )
     add(
+        "--cover-gap",
+        action="store_true",
+        help="with --last: bill also the hours between the last one that any run has covered and the last hours",
+    )
+    add(
         "--max-rejected",
         metavar="N|N%",
         help="end with exit code 6 if more rows are rejected, identical repeats aside (default: if all are)",
@@ -159,7 +167,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--as-of",
         metavar="INSTANT",
         help="the run's clock (default: now), such as 2026-04-09T00:00Z: --last, --closed-after and --adjust-within "
-        "count from it, and hours that begin later are not billed yet",
+        "count from it, and hours that begin later are not billed yet; needed where now is before the last run began",
     )
     add("--allow-retractions", action="store_true", help="let bills become lower than what the ledger says")
     add("--dry-run", action="store_true", help="show what would be added to the ledger, and write nothing")
@@ -179,7 +187,7 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
     if arguments.demo:
         arguments.currency = arguments.currency or "USD"
         names = ["usage", "usage_format", "from", "to", "column", "price_list", "group_by_tag", "call_time_zone"]
-        names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last"]
+        names += ["no_dedup", "detail", "source", "closed_after", "adjust_within", "as_of", "last", "cover_gap"]
         names += ["allow_retractions", "dry_run", "output_catalog", "where", "usage_schema", "model_alias"]
         names += ["max_rejected", "keep_copy", "dedup_lookback", "pricing", "one_writer"]
         given = (name for name in names if getattr(arguments, name) != parser.get_default(name))

@@ -44,5 +44,13 @@ class LostRaceError(SparkBillingError, RuntimeError):
     """Another run committed to the same output first; nothing of this run was published."""
 
 
+class StorageError(SparkBillingError, RuntimeError):
+    """A storage did not do what it was asked, and said so or not."""
+
+
+class BehindError(SparkBillingError, RuntimeError):
+    """A run is committed, but not all that is published from it is in place yet; the next run sees to that."""
+
+
 class RejectedError(SparkBillingError, RuntimeError):
     """A run is done and committed, but rejected more rows than it was to."""

@@ -14,6 +14,8 @@ from typing import Any, Optional
 from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 
+from spark_billing.core.errors import SparkBillingError
+
 # Cardinality, data, integrity, external routines (UDFs), syntax and names, and what was raised on purpose
 _USERS_CLASSES = ("21", "22", "23", "38", "39", "42", "P0")
 _READING = "KD001"  # a file that cannot be read
@@ -53,6 +55,26 @@ _DECODER = re.compile(
     r"org\.apache\.(?:parquet|orc|avro|hadoop\.io\.compress)|shaded\.parquet|org\.xerial|com\.(?:univocity|fasterxml|github\.luben)|"
     r"io\.airlift|net\.jpountz|java\.util\.zip"
 )
+_TROUBLES = (  # what the storage's own words are, what that is, and what to do about it
+    (
+        re.compile(r"No space left on device|Disk quota exceeded|DiskOutOfSpace|DSQuotaExceeded", re.I),
+        "no space is left",
+        "Free some; nothing half-written counts.",
+    ),
+    (
+        re.compile(r"Read-only file system|is in safe mode", re.I),
+        "the storage is read-only",
+        "Let this user write there, or give another path.",
+    ),
+    (
+        re.compile(
+            r"AccessControlException|AccessDenied|Access Denied|Permission denied|Operation not permitted", re.I
+        ),
+        "permission denied",
+        "Give this user the right to it, or run it as the one whose files they are.",
+    ),
+)
+_AT = re.compile(r"(?:[a-z][a-z0-9]*:)?/[^\s'\",:()]+")
 _NOT_ALLOWED = re.compile(r"AccessControlException|AccessDeniedException|Access ?Denied|Permission denied", re.I)
 
 
@@ -92,6 +114,23 @@ def spark_reason(error: Exception) -> str:
 def is_storage_failure(error: Exception) -> bool:
     """Whether a storage does not answer, as far as can be told; a file that is broken or absent is another matter."""
     return users_error(error) is None and _storage_is_broken(whole_text(error))
+
+
+def storage_trouble(error: Exception) -> Optional[str]:
+    """If a storage is full, read-only or not this user's: that and where, in a line; else None.
+
+    Spark tells it as the last cause of something else, if not as the absence of a file.
+    """
+    if isinstance(error, SparkBillingError):
+        return None
+    for said in (str(error), whole_text(error)):
+        for words, what, to_do in _TROUBLES:
+            found = words.search(said)
+            if found:
+                line = said[said.rfind("\n", 0, found.start()) + 1 :].split("\n")[0]
+                at = _AT.search(line)
+                return f"{what}{f' ({at[0]})' if at else ''}. {to_do}"
+    return None
 
 
 def whole_text(error: Exception) -> str:

@@ -7,6 +7,8 @@ tables too: only jobs that write need it. `Folder` reads with nothing but a sess
 from __future__ import annotations
 
 import os
+import re
+import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,8 +20,10 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Row, SparkSession
 
-from spark_billing.core.errors import OutputError
+from spark_billing.core.errors import OutputError, StorageError
 
+_PATH = re.compile(r"(?:file:)?/[^\s'\",;:()]+")
+_STATUS = re.compile(r"\{path=(.*?); isDirectory=(?:true|false); length=(\d+)")
 PARALLEL_READS = 16  # files read at once: on an object store each takes some milliseconds
 
 
@@ -34,8 +38,13 @@ class Folder:
 
     def names(self, relative: str) -> list[str]:
         """The JSON files in a folder, sorted; nothing if there is no such folder."""
-        rows = self._files_of(self.path(relative), "path")
-        return sorted(row["path"].rpartition("/")[2] for row in rows)
+        files = self.spark.read.format("binaryFile").option("pathGlobFilter", "*.json")
+        try:  # not as rows: an empty file has none
+            return sorted(path.rpartition("/")[2] for path in files.load(self.path(relative)).inputFiles())
+        except PySparkException as error:
+            if not path_is_absent(error):
+                raise
+            return []
 
     def texts(self, relative: str, names: Sequence[str]) -> dict[str, str]:
         """The content of some JSON files in a folder by their names, of those that are there."""
@@ -57,6 +66,31 @@ class Folder:
 def folder_to_read(spark: SparkSession, root: str) -> Folder:
     """A folder as this session can read it."""
     return Storage(spark, root) if hasattr(spark, "_jvm") else Folder(spark, root)
+
+
+def not_allowed_to_see(location: str) -> Optional[str]:
+    """Of a path on this machine that this user may not look at, that it is so: Java and Spark say that it is not there.
+    None of any other path."""
+    uri = urlparse(location)
+    path = unquote(uri.path) if uri.scheme == "file" else location
+    try:
+        os.lstat(path)
+        if os.path.isdir(path):
+            os.scandir(path).close()
+    except PermissionError:
+        return (
+            f"permission denied: this user may not look at {path.rstrip('/')}. Let it read that and the folders above "
+            "it, or run it as a user who may."
+        )
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def unseen_in(told: str) -> Optional[str]:
+    """The first of the paths in an error that this user may not look at (`not_allowed_to_see`), if there is any."""
+    paths = dict.fromkeys(_PATH.findall(told[:20_000]))
+    return next((unseen for unseen in map(not_allowed_to_see, paths) if unseen), None)
 
 
 def path_is_absent(error: PySparkException) -> bool:
@@ -89,7 +123,14 @@ class Storage(Folder):
         return self._jvm.org.apache.hadoop.fs.Path(self.path(relative))
 
     def exists(self, relative: str) -> bool:
-        return bool(self._files.exists(self._path(relative)))
+        if self._files.exists(self._path(relative)):
+            return True
+        local = self.local_path(relative)
+        if local is not None:
+            unseen = not_allowed_to_see(local)
+            if unseen:
+                raise OutputError(unseen)
+        return False
 
     def is_folder(self, relative: str) -> bool:
         return self.exists(relative) and not self._files.getFileStatus(self._path(relative)).isFile()
@@ -103,7 +144,14 @@ class Storage(Folder):
         """What stands in a folder, sorted; nothing if there is no such folder."""
         if not self.exists(relative):
             return []
-        found = self._jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(self._files.listStatus(self._path(relative)))
+        try:
+            listed = self._files.listStatus(self._path(relative))
+        except Py4JJavaError:
+            unseen = not_allowed_to_see(self.local_path(relative) or "")
+            if unseen is None:
+                raise
+            raise OutputError(unseen) from None
+        found = self._jvm.org.apache.hadoop.fs.FileUtil.stat2Paths(listed)
         if not len(found):
             return []
         # as one text, `{PARENT/NAME,PARENT/NAME}`: each alone is a call to the JVM, and a ledger may have ten thousand
@@ -113,7 +161,54 @@ class Storage(Folder):
     def delete(self, relative: str) -> None:
         if not relative.strip("/"):
             raise ValueError(f"{self.root} itself is never deleted with what is in it")
-        self._files.delete(self._path(relative), True)
+        self._files.delete(self._path(relative), True)  # what it returns is not to be relied on
+        if not self.exists(relative):
+            return
+        local = self.local_path(relative)
+        if local is not None:
+            with suppress(FileNotFoundError):  # unlike Java it says why it cannot
+                shutil.rmtree(local) if os.path.isdir(local) else os.remove(local)
+        if self.exists(relative):
+            raise StorageError(f"{self.path(relative)} was deleted without an error, and is still there")
+
+    def make(self, relative: str) -> None:
+        """A folder, and those above it."""
+        local = self.local_path(relative)
+        if local is not None:
+            os.makedirs(local, exist_ok=True)
+        elif not self._files.mkdirs(self._path(relative)):
+            raise StorageError(f"cannot make the folder {self.path(relative)}")
+
+    def files(self, relative: str) -> dict[str, int]:
+        """Every file below a folder by its path from there, with its size, in one listing; none if there is no such
+        folder. As when Spark reads it, what begins with _ or . is passed over."""
+        local = self.local_path(relative)
+        if not self.exists(relative):
+            return {}
+        if local is not None:  # Hadoop's starts a process for each file, to learn its owner
+            found = {}
+            for above, _, names in os.walk(local, onerror=_raise):
+                for name in names:
+                    path = f"{above}/{name}"
+                    found[path[len(local) :].lstrip("/")] = os.lstat(path).st_size
+        else:
+            root = self._files.makeQualified(self._path(relative)).toUri().getPath()
+            listed = (
+                (path.partition(f"{root}/")[2], int(size)) for path, size in _STATUS.findall(self._listed(relative))
+            )
+            found = dict(listed)
+        return {path: size for path, size in found.items() if not any(map(_is_hidden, path.split("/")))}
+
+    def _listed(self, relative: str) -> str:
+        """The status of all files below a folder, as one text: each alone is a call to the JVM."""
+        files = self._files.listFiles(self._path(relative), True)
+        try:
+            return str(self._jvm.org.apache.hadoop.util.functional.RemoteIterators.toList(files).toString())
+        except TypeError:  # Hadoop before 3.3.1 has none
+            found = []
+            while files.hasNext():
+                found.append(files.next().toString())
+            return "".join(found)
 
     def size(self, relative: str) -> tuple[int, int]:
         """How many files are below a folder, and their bytes; none if there is no such folder."""
@@ -128,10 +223,18 @@ class Storage(Folder):
                 self._files.delete(self._path(relative), False)
 
     def move(self, source: str, target: str) -> None:
-        """A rename; what stands at the target must be gone."""
-        self._files.mkdirs(self._path(target).getParent())
-        if not self._files.rename(self._path(source), self._path(target)):
-            raise OSError(f"cannot move {self.path(source)} to {self.path(target)}")
+        """A rename; what stands at the target must be gone, or it would end up inside of it."""
+        self.make(target.rpartition("/")[0])
+        if self.exists(target):
+            raise StorageError(f"cannot move {self.path(source)} to {self.path(target)}: that is still there")
+        moved = self._files.rename(self._path(source), self._path(target))
+        if moved and self.exists(target) and not self.exists(source):
+            return
+        local, local_target = self.local_path(source), self.local_path(target)
+        if not moved and local is not None and local_target is not None and not self.exists(target):
+            os.rename(local, local_target)  # unlike Java it says why it cannot
+            return
+        raise StorageError(f"{self.path(source)} was not moved to {self.path(target)}")
 
     def texts(self, relative: str, names: Sequence[str]) -> dict[str, str]:
         """The content of some files in a folder by their names."""
@@ -139,11 +242,20 @@ class Storage(Folder):
             return dict(zip(names, readers.map(lambda name: self.read(f"{relative}/{name}"), names)))
 
     def read(self, relative: str) -> str:
-        stream = self._files.open(self._path(relative))
         try:
-            return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
-        finally:
-            stream.close()
+            stream = self._files.open(self._path(relative))
+            try:
+                return str(self._jvm.org.apache.commons.io.IOUtils.toString(stream, "UTF-8"))
+            finally:
+                stream.close()
+        except Py4JJavaError as error:
+            if error.java_exception.getClass().getSimpleName() != "ChecksumException":
+                raise
+            above, _, name = self.path(relative).rpartition("/")
+            raise OutputError(
+                f"{above}/{name} is not what its checksum in {above}/.{name}.crc says. Restore it; or if it was "
+                "restored, and only the checksum is older, remove that."
+            ) from None
 
     def create(self, relative: str, text: str) -> bool:
         """Write a file that must not exist yet, whole or not at all; False if another writer was first."""
@@ -151,9 +263,11 @@ class Storage(Folder):
         if local is not None:  # Hadoop's local file system looks before it creates; a hard link is one atomic step
             os.makedirs(os.path.dirname(local), exist_ok=True)
             draft = f"{os.path.dirname(local)}/.{uuid4().hex}"
-            with open(draft, "x", encoding="utf-8") as file:
-                file.write(text)
             try:
+                with open(draft, "x", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())  # else a power failure could leave the name without the text
                 os.link(draft, local)
             except FileExistsError:
                 return False
@@ -204,3 +318,11 @@ class Storage(Folder):
         """Where a file or folder is in this machine's own file system; None if the storage is another one."""
         uri = urlparse(self._uri)
         return f"{unquote(uri.path)}/{relative}" if uri.scheme == "file" else None
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or (name.startswith("_") and "=" not in name)
+
+
+def _raise(error: OSError) -> None:
+    raise error

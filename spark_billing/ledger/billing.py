@@ -32,6 +32,7 @@ def bill_usage(
     catalog: Optional[str] = None,
     period: Optional[tuple[str, str]] = None,
     last: Optional[int] = None,
+    cover_gap: bool = False,
     columns: Optional[Mapping[str, str]] = None,
     call_time_zone: Optional[str] = None,
     where: Optional[str] = None,
@@ -59,15 +60,16 @@ def bill_usage(
     written anew for the dates that change; or in the table `ledger` of the namespace `catalog`, such as `ice.billing`,
     where `bill_lines` and `bills` are views of it. `source` names the usage over time, as a ledger holds the bills of
     one. `period` is two UTC+8 hours, half open, such as `("2026-04-08T00", "2026-04-09T00")` (None: all of the usage),
-    or `last` the number of
-    hours that are over. Hours that have not begun `as_of` an instant (None: now) are left for a later run. The other
-    options are those of the job. `columns` gives usage columns as Spark SQL expressions over those of the DataFrame,
-    `where` is a condition over them for the rows that are read, `model_alias` names that mean a model of the list, by
-    patterns; times without an offset are in `call_time_zone`. Of copies of a call within `dedup_lookback` hours the
-    `keep_copy` is billed. `usage_schema` is refused, as the DataFrame has its own. With `dry_run` nothing is written.
-    `one_writer` says that nothing else bills into the ledger at the same time, where its catalog could not see to that.
-    The run reads the DataFrame several times, so it must be the same each time: of a table that gets rows meanwhile
-    give one version (`VERSION AS OF`), which the job does by itself.
+    or `last` the number of hours that are over; hours before these that no run has covered are told in the record
+    (`not_covered`), and with `cover_gap` billed as well. Hours that have not begun `as_of` an instant (None: now) are
+    left for a later run; it is needed where now is earlier than when the last run began. The other options are those of
+    the job. `columns` gives usage columns as Spark SQL expressions over those of the DataFrame, `where` is a condition
+    over them for the rows that are read, `model_alias` names that mean a model of the list, by patterns; times without
+    an offset are in `call_time_zone`. Of copies of a call within `dedup_lookback` hours the `keep_copy` is billed.
+    `usage_schema` is refused, as the DataFrame has its own. With `dry_run` nothing is written. `one_writer` says that
+    nothing else bills into the ledger at the same time, where its catalog could not see to that. The run reads the
+    DataFrame several times, so it must be the same each time: of a table that gets rows meanwhile give one version
+    (`VERSION AS OF`), which the job does by itself.
     If more rows are rejected than `max_rejected` says, the run is committed all the same: the record's
     `rejected_too_many` says so, and a warning of the logger `spark_billing`.
 
@@ -86,6 +88,7 @@ def bill_usage(
     hours = None if period is None else hours_between(*period)
     if last is not None:
         hours = last_hours(last, hours, instant)
+    require_last(last, cover_gap)
     limit = max_rejected_of(max_rejected)
     reading = Reading(dict(columns or {}), call_time_zone, duplicates, where, model_alias, usage_schema=usage_schema)
     options: dict[str, Any] = {
@@ -94,7 +97,7 @@ def bill_usage(
         "detail": detail,
         "dedup_lookback": dedup_lookback,
         "keep_copy": keep_copy,
-        "as_of": instant,
+        "as_of": None if as_of is None else instant,  # the machine's own clock is not taken on trust
         "closed_after": closed_after,
         "adjust_within": adjust_within,
         "allow_retractions": allow_retractions,
@@ -103,6 +106,7 @@ def bill_usage(
     asked = {"usage": None, "usage_format": None, **reading.asked(), "max_rejected": limit, **options}
     store = store_of(usage.sparkSession, output, catalog, one_writer=one_writer, patience=publishing_patience)
     of_job = {**options, "store": store, "source": source, "period": hours}
+    of_job.update(is_of_last_hours=last is not None, cover_gap=cover_gap)
     record = _bill(usage.sparkSession, prices, reading, lambda: reading.map(usage, prices), asked, **of_job).record
     warn_of_rejected(record, store.where)
     return record
@@ -128,10 +132,12 @@ def bill_table(
     one_writer: bool = False,
     publishing_patience: float = 10,
     billed_with: Sequence[Period] = (),
+    is_of_last_hours: bool = False,
+    cover_gap: bool = False,
     **options: Any,
 ) -> Outcome:
-    """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`, as is
-    `billed_with`."""
+    """Bill a usage table at a path or in the catalog, as `bill_usage` does; `options` are those of `run.Job`, as are
+    the three before them."""
     if output is not None and usage_format != "table":
         _require_apart(usage, output)
     limit = max_rejected_of(max_rejected)
@@ -139,7 +145,7 @@ def bill_table(
     asked = {"usage": usage, "usage_format": usage_format, **reading.asked(), "max_rejected": limit, **options}
     store = store_of(spark, output, catalog, one_writer=one_writer, patience=publishing_patience)
     of_job = {**options, "store": store, "source": source or usage.rstrip("/"), "period": period}
-    of_job["billed_with"] = billed_with
+    of_job.update(billed_with=billed_with, is_of_last_hours=is_of_last_hours, cover_gap=cover_gap)
     return _bill(spark, prices, reading, lambda: reading.read(spark, usage, prices), asked, **of_job)
 
 
@@ -156,7 +162,7 @@ def _bill(
     with usage_session(spark, reading.call_time_zone):
         mapped = read()
         of_usage: dict[str, Any] = {"duplicates": reading.duplicates, "absent_fields": mapped.absent}
-        of_usage["usage_version"] = mapped.version
+        of_usage.update(usage_version=mapped.version, empty_files=mapped.empty_files)
         return bill_run(Job(mapped.usage, prices, arguments=asked, **of_usage, **of_job))
 
 
@@ -208,6 +214,16 @@ def last_hours(last: int, period: Optional[Period], as_of: Optional[int]) -> Per
         )
     end = as_of - as_of % SECONDS_PER_HOUR
     return Period(end - last * SECONDS_PER_HOUR, end)
+
+
+def require_last(last: Optional[int], cover_gap: bool) -> None:
+    """`UsageError` if a gap is to be covered before no last hours."""
+    if cover_gap and last is None:
+        raise UsageError(
+            "cover_gap is about the hours between what was covered and the last hours: give last, too, or name the "
+            "hours by a period",
+            parameter="cover_gap",
+        )
 
 
 def hours_between(start: str, end: str) -> Period:

@@ -90,6 +90,7 @@ def lines_schema(tags: Iterable[str]) -> StructType:
 def read_written(storage: Folder, kind: str, paths: Sequence[str], schema: StructType) -> DataFrame:
     """Ledger lines, or what runs have left out as conflicts, in some folders of runs."""
     read = storage.spark.read.schema(schema).option("basePath", storage.path(kind))
+    read = read.option("pathGlobFilter", "*.parquet")  # not what else somebody's tools leave in a folder
     return read.parquet(*(storage.path(path) for path in paths))
 
 

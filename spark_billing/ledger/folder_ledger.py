@@ -7,7 +7,7 @@ read. What is old is compacted into fewer files (`compaction`), and found by `pl
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
@@ -24,17 +24,27 @@ from spark_billing.core.columns import tag_columns
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period, hour_number
 from spark_billing.core.schemas import LEFT_OUT
+from spark_billing.core.spark_errors import spark_reason, storage_trouble
 from spark_billing.core.storage import Folder, Storage, path_is_absent
+from spark_billing.ledger.damage import CHECKPOINTS as CHECKPOINTS
+from spark_billing.ledger.damage import RUNS as RUNS
+from spark_billing.ledger.damage import (
+    STAGING,
+    broken_record,
+    dates_behind,
+    require_a_new_output,
+    require_no_lost_runs,
+)
 from spark_billing.ledger.difference import net_lines
 from spark_billing.ledger.files import Staging, lines_schema, read_compacted, read_written
 from spark_billing.ledger.ledger import Expected, Ledger, Store, Work
 from spark_billing.ledger.numbered import numbered, numbered_name
 from spark_billing.ledger.places import newest_places
+from spark_billing.ledger.published_files import FROM_LEDGER, by_date
 from spark_billing.ledger.publishing import Touched, clear, finish_publishing, publish, touched_partitions
-from spark_billing.ledger.run_record import CONFLICTS, LINES, RunRecord, conflicts_path, lines_path
+from spark_billing.ledger.run_record import CONFLICTS, LINES, BrokenRecordError, RunRecord, conflicts_path, lines_path
 from spark_billing.ledger.summed_runs import EVERY, SummedRuns, require_follows
 
-RUNS, CHECKPOINTS = "ledger/runs", "ledger/checkpoints"
 _REJECTED = "reject_reason string, billing_date date, billing_hour int"
 
 
@@ -63,9 +73,14 @@ class FolderLedger(Ledger):
                 "with all before it. Restore the records that are missing."
             )
         runs, of_checkpoint = _checkpointed(storage, checkpoints)
-        new = {}
+        if not names:
+            require_a_new_output(storage)
+        new: dict[int, tuple[RunRecord, str]] = {}
         for number, (name, text) in enumerate(_texts(storage, names[runs.count :]), start=runs.count + 1):
-            new[number] = (RunRecord.from_json(storage.path(f"{RUNS}/{name}"), text), text)
+            try:
+                new[number] = (RunRecord.from_json(storage.path(f"{RUNS}/{name}"), text), text)
+            except BrokenRecordError as error:
+                raise broken_record(storage, error, names, number, runs.after(list(new.values()))) from None
             parent = new[number - 1][0].run_id if number - 1 in new else runs.last_id
             require_follows(storage.path(RUNS), number, parent, new[number][0], name)
         last = new[len(names)][0] if new else of_checkpoint
@@ -100,7 +115,8 @@ class FolderLedger(Ledger):
         hour = F.unix_date("billing_date") * 24 + F.col("billing_hour")
         first, end = (hour_number(edge) for edge in (period.start, period.end))
         try:
-            rows = self.spark.read.schema(_REJECTED).parquet(self.storage.path("rejected"))
+            read = self.spark.read.schema(_REJECTED).option("pathGlobFilter", "*.parquet")
+            rows = read.parquet(self.storage.path("rejected"))
             rows = rows.filter(F.col("billing_date").isNull() | ((hour >= first) & (hour < end)))
             rows.isEmpty()  # a path is looked for when it is read, on Spark Connect
         except PySparkException as error:
@@ -138,9 +154,11 @@ class RunFolder(Work):
 
     def __init__(self, storage: Storage, name: str, patience: float) -> None:
         self.spark, self.storage, self.patience = storage.spark, storage, patience
-        self.path = f"_staging/{name}"
+        self.path = f"{STAGING}/{name}"
         self._output_is_new = not storage.exists("")
         self._uncommitted = [self.path]
+        self._published: dict[str, dict[str, int]] = {}
+        _require_room(storage, self.path)
         self._attempt = self._staging("1")
 
     def keep(self, name: str, rows: DataFrame) -> DataFrame:
@@ -148,9 +166,13 @@ class RunFolder(Work):
         rows.write.parquet(path)
         return self.spark.read.schema(rows.schema).parquet(path)
 
-    def begin(self, ledger: Ledger, attempt: int) -> None:
+    def begin(self, ledger: Ledger, attempt: int) -> Collection[str]:
         finish_publishing(self.storage, ledger.last, self.patience)
-        self._attempt = self._staging(str(attempt))
+        self._attempt, self._published = self._staging(str(attempt)), {}
+        behind = dates_behind(self.storage, ledger.runs)
+        if behind or ledger.last is None or ledger.last.published is None:
+            require_no_lost_runs(self.storage, ledger.runs, behind)
+        return behind
 
     def add(self, run_id: str, changes: DataFrame) -> DataFrame:
         path = lines_path(run_id)
@@ -168,6 +190,9 @@ class RunFolder(Work):
         run = F.lit(number).cast("bigint").alias("run")
         lines = self._attempt.table("bill_lines", net_lines(of_dates).select("*", run))
         bills = self._attempt.table("bills", hourly_bills(lines).select("*", run))
+        self._published = by_date(
+            {table: self.storage.files(f"{self._attempt.folder}/{table}") for table in FROM_LEDGER}
+        )
         return {"bill_lines": lines, "bills": bills}
 
     def calls(self, table: str, run_id: str, rated: DataFrame, **added: Column) -> dict[str, int]:
@@ -183,7 +208,8 @@ class RunFolder(Work):
             clear(self.storage, conflicts_path(record.run_id))
         replaced = self._attempt.partitions()
         emptied = sorted(set(touched_partitions(self.storage, touched)) - set(replaced))
-        record = replace(record, staging=self._attempt.folder, replace=replaced, remove=emptied)
+        published = {date: self._published.get(date, {}) for date in sorted({*touched.dates, *self._published})}
+        record = replace(record, staging=self._attempt.folder, replace=replaced, remove=emptied, published=published)
         # from here on the run may be committed, even if an error says otherwise: only a lost race clears its files
         self._uncommitted = []
         text = record.to_json()
@@ -197,7 +223,7 @@ class RunFolder(Work):
         return record
 
     def clear(self) -> None:
-        for folder in self._uncommitted:
+        for folder in reversed(self._uncommitted):  # lines without a folder in staging look like those of a lost run
             clear(self.storage, folder)
         if self._output_is_new:
             self.storage.delete_if_empty("")
@@ -231,6 +257,17 @@ def _checkpointed(storage: Folder, names: Sequence[str]) -> tuple[SummedRuns, Op
         if record.run_id == runs.last_id:
             return runs, record
     return SummedRuns(), None
+
+
+def _require_room(storage: Storage, path: str) -> None:
+    """Make a folder, so that an output that nobody can write into is told before the work, and in a line."""
+    try:
+        storage.make(path)
+    except (OSError, Py4JJavaError) as error:
+        trouble = storage_trouble(error)
+        raise OutputError(
+            f"cannot write into the output {storage.root!r}: {trouble or spark_reason(error)}", parameter="output"
+        ) from None
 
 
 def _write_checkpoint(storage: Storage, ledger: Ledger, record: RunRecord, text: str) -> None:

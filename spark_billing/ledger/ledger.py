@@ -9,15 +9,17 @@ catalog (`table_ledger`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Optional
 
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 
 from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import Period
-from spark_billing.core.storage import path_is_absent
+from spark_billing.core.spark_errors import storage_trouble, users_error
+from spark_billing.core.storage import path_is_absent, unseen_in
 from spark_billing.ledger.line_sums import sums_by_run_and_date
 from spark_billing.ledger.publishing import Touched
 from spark_billing.ledger.run_record import LineSums, RunRecord
@@ -98,11 +100,19 @@ class Ledger(ABC):
         try:
             written = read()
             found = sums_by_run_and_date(written)
-        except PySparkException as error:
-            if not path_is_absent(error):
+        except (PySparkException, Py4JJavaError) as error:
+            unseen = unseen_in(str(error))
+            if unseen:
+                raise OutputError(unseen) from None
+            if isinstance(error, PySparkException) and path_is_absent(error):
+                reason = str(error).splitlines()[0]
+                raise OutputError(f"lines that a committed run wrote are gone ({reason}). Restore them.") from None
+            if storage_trouble(error) or not users_error(error):
                 raise
-            reason = str(error).splitlines()[0]
-            raise OutputError(f"lines that a committed run wrote are gone ({reason}). Restore them.") from None
+            raise OutputError(  # else it would be told of the usage
+                f"{self.where} has a file in its ledger that cannot be read as what a run wrote: {users_error(error)} "
+                "Restore it; or if it is none of the ledger's, remove it."
+            ) from None
         for date, run_id in (*expected, *found):
             recorded, there = (sums.get((date, run_id), "none") for sums in (expected, found))
             if there != recorded:
@@ -140,8 +150,9 @@ class Work(ABC):
         """The rows from now on as they are computed here, once."""
 
     @abstractmethod
-    def begin(self, ledger: Ledger, attempt: int) -> None:
-        """An attempt to commit on top of a ledger. What its last run has left undone is done first."""
+    def begin(self, ledger: Ledger, attempt: int) -> Collection[str]:
+        """An attempt to commit on top of a ledger. What its last run has left undone is done first; the UTC+8 dates
+        whose tables are not as they were published, and are to be rebuilt. `OutputError` if runs are lost."""
 
     @abstractmethod
     def add(self, run_id: str, changes: DataFrame) -> DataFrame:
@@ -187,8 +198,8 @@ class InMemory(Work):
         rows.count()  # now, under the settings that hold now
         return rows
 
-    def begin(self, ledger: Ledger, attempt: int) -> None:
-        pass
+    def begin(self, ledger: Ledger, attempt: int) -> Collection[str]:
+        return ()
 
     def add(self, run_id: str, changes: DataFrame) -> DataFrame:
         return self.keep("added", changes)

@@ -8,9 +8,12 @@ Spark in here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Optional
+
+_NUMBERED = re.compile(r"[0-9]{20}\.json")  # as `numbered_name` says, and not as somebody has named a copy
 
 
 def numbered_name(number: int) -> str:
@@ -20,7 +23,7 @@ def numbered_name(number: int) -> str:
 
 def numbered(names: Iterable[str]) -> list[str]:
     """Those of some files that are named by a number, in order."""
-    return sorted(name for name in names if name.endswith(".json") and name[:-5].isdigit())
+    return sorted(name for name in names if _NUMBERED.fullmatch(name))
 
 
 def sealed(content: Mapping[str, Any]) -> str:

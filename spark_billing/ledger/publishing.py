@@ -10,9 +10,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Optional
 
+from py4j.protocol import Py4JJavaError
+
+from spark_billing.core.errors import BehindError, OutputError, StorageError
 from spark_billing.core.hours import date_label, hour_number
+from spark_billing.core.spark_errors import spark_reason, storage_trouble
 from spark_billing.core.storage import Storage
 from spark_billing.ledger.run_record import RunRecord
+
+_STORAGE_ERRORS = (OSError, Py4JJavaError, OutputError, StorageError)
 
 # The tables under the output and how each is partitioned: what a run replaces is whole partitions
 PARTITIONED_BY = {
@@ -81,21 +87,52 @@ def finish_publishing(storage: Storage, record: Optional[RunRecord], patience: f
 
 
 def publish(storage: Storage, record: RunRecord) -> None:
-    """Move a committed run's partitions into place. Done again from the start after a kill, it ends the same."""
+    """Move a committed run's partitions into place. Done again from the start after a kill, it ends the same.
+
+    `BehindError` if the storage does not do it: the run is committed all the same, and the next one tries again."""
     of_run = record.staging.rpartition("/")[0]
-    if not of_run or not storage.exists(of_run):  # without a folder of its own, the rest would be the whole output
-        return
-    for part in _unpublished(storage, record):
-        if storage.exists(f"{record.staging}/{part}"):  # else another process has just moved it
-            storage.delete(part)
-            storage.move(f"{record.staging}/{part}", part)
-    for part in record.remove:
-        if not storage.exists(of_run):  # another process has finished this, and later runs may have written since
+    behind: list[tuple[str, Exception]] = []
+    try:
+        if not of_run or not storage.exists(of_run):  # without a folder of its own, the rest would be the whole output
             return
-        storage.delete(part)
-        for folder in (part.rpartition("/")[0], part.split("/")[0]):
-            storage.delete_if_empty(folder)
-    clear(storage, of_run)  # with what the run has kept of its usage
+        for part in _unpublished(storage, record):
+            try:
+                _replace(storage, record, part)
+            except _STORAGE_ERRORS as error:  # the others may be possible
+                behind.append((part, error))
+        for part in record.remove:
+            if not storage.exists(of_run):  # another process has finished this, and later runs may have written since
+                return
+            try:
+                storage.delete(part)
+                for folder in (part.rpartition("/")[0], part.split("/")[0]):
+                    storage.delete_if_empty(folder)
+            except _STORAGE_ERRORS as error:
+                behind.append((part, error))
+        if not behind:
+            clear(storage, of_run)  # with what the run has kept of its usage
+    except _STORAGE_ERRORS as error:
+        behind.append((of_run, error))
+    if behind:
+        part, failure = behind[0]
+        more = f" (and {len(behind) - 1:,} more)" if len(behind) > 1 else ""
+        raise BehindError(
+            f"run {record.run} is committed, but {storage.path(part)}{more} is behind: "
+            f"{storage_trouble(failure) or f'{spark_reason(failure)}.'} The ledger has all of it; mend that, and the "
+            "next run puts it in place."
+        )
+
+
+def _replace(storage: Storage, record: RunRecord, part: str) -> None:
+    """Put a partition in the place of what is there."""
+    staged = f"{record.staging}/{part}"
+    try:
+        if storage.exists(staged):
+            storage.delete(part)
+            storage.move(staged, part)
+    except _STORAGE_ERRORS:
+        if storage.exists(staged):  # else another process has just moved it
+            raise
 
 
 def clear(storage: Storage, folder: str) -> None:

@@ -6,8 +6,8 @@ written balance. Where that is, and how it is committed, is a matter of the stor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, Optional
 from uuid import uuid4
@@ -19,7 +19,15 @@ from spark_billing.bills.metering import Metered, first_call_of, meter
 from spark_billing.bills.sums import Pricing, require_pricing
 from spark_billing.core.columns import tag_column
 from spark_billing.core.errors import LostRaceError, UsageError
-from spark_billing.core.hours import Period, date_label, hour_label, instant_label, next_hour, ranges
+from spark_billing.core.hours import (
+    SECONDS_PER_HOUR,
+    Period,
+    date_label,
+    hour_label,
+    instant_label,
+    next_hour,
+    ranges,
+)
 from spark_billing.core.session import named_steps, step
 from spark_billing.ledger.ledger import InMemory, Ledger, Store, Work
 from spark_billing.ledger.proof import Proved, guard, prove_bills, write_calls
@@ -35,6 +43,7 @@ from spark_billing.usage.used_version import UsedVersion
 
 _MANY_CONFLICTS = 10  # from so many on, a summary names the ids that have the most
 _NO_TIME = {"missing_call_time", "ambiguous_call_time"}  # the reasons of rows that are in no hour
+_SHOWN_FILES = 5  # of those that are empty
 _ATTEMPTS = 3  # at a commit: each time another run was first, the difference is computed anew
 
 
@@ -62,6 +71,9 @@ class Job:
     billed_with: Sequence[Period] = ()  # what other runs bill that belong to this one: all of them, or none, are right
     absent_fields: Sequence[str] = ()  # of the usage (`reading.Mapped`), for the record
     usage_version: Optional[UsedVersion] = None  # that is read, for the record
+    empty_files: Sequence[str] = ()  # of the usage, likewise
+    is_of_last_hours: bool = False  # the period is: hours before it that no run has covered are told
+    cover_gap: bool = False  # and billed with it
 
     def __post_init__(self) -> None:
         require_pricing(self.pricing)
@@ -97,6 +109,7 @@ class _Started:
     totals: ControlTotals
     scope: Scope
     model_aliases: Sequence[Mapping[str, Any]]
+    gap: Optional[Period] = None  # the hours before its period that no run has covered
 
 
 def bill_run(job: Job) -> Outcome:
@@ -107,13 +120,16 @@ def bill_run(job: Job) -> Outcome:
     each case the bills are as before.
     """
     spark, store = job.usage.sparkSession, job.store
-    _open(job)
+    ledger = _open(job)
+    gap = _gap(job, ledger) if job.is_of_last_hours else None
+    if gap is not None and job.cover_gap and job.period is not None:
+        job = replace(job, period=Period(gap.start, job.period.end))
     at = datetime.now(timezone.utc)
     name = f"{at:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
     work = InMemory() if job.dry_run else store.work(name)
     with named_steps(spark, f"bill {job.source} into {store.where}"):
         try:
-            started = _meter(spark, job, work, name, at)
+            started = replace(_meter(spark, job, work, name, at), gap=gap)
             for attempt in range(1, _ATTEMPTS + 1):
                 outcome = _attempt(started, attempt)
                 if outcome is not None:
@@ -129,7 +145,28 @@ def bill_run(job: Job) -> Outcome:
 def _open(job: Job) -> Ledger:
     ledger = job.store.open()
     ledger.require(job.source, job.prices.currency, [tag_column(key) for key in job.group_by_tags])
+    if job.as_of is None and ledger.last is not None:
+        _require_clock(ledger.last)
     return ledger
+
+
+def _require_clock(last: RunRecord) -> None:
+    """`UsageError` if it is earlier now than when the last run began: of two clocks one is wrong, and hours that are
+    over would be open, or the last hours others than the last."""
+    now, began = datetime.now(timezone.utc), last.started_at
+    if began and now < datetime.fromisoformat(began):
+        raise UsageError(
+            f"the clock says {instant_label(int(now.timestamp()))}, but run {last.run} began at {began} by its clock: "
+            "one of the two is wrong. Set this one right; or if it is right, say so by giving the instant.",
+            parameter="as_of",
+        )
+
+
+def _gap(job: Job, ledger: Ledger) -> Optional[Period]:
+    """The hours between the last one that any run has covered and the period."""
+    covered = ledger.runs.covered_by
+    end = max(covered) + SECONDS_PER_HOUR if covered else None
+    return Period(end, job.period.start) if end is not None and job.period and end < job.period.start else None
 
 
 def _meter(spark: SparkSession, job: Job, work: Work, name: str, at: datetime) -> _Started:
@@ -162,7 +199,7 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
     """Settle on the ledger as it is now, prove it and commit; None if another run was first."""
     job, work = run.job, run.work
     ledger = _open(job)
-    work.begin(ledger, attempt)
+    behind = work.begin(ledger, attempt)
     with_it = [(period.start, period.end) for period in job.billed_with]
     run_id = f"{run.name}-{attempt}"
     settled = settle(run.spark, ledger, run.metered, run.scope, job.prices, work, run_id, run.at, with_it)
@@ -175,29 +212,29 @@ def _attempt(run: _Started, attempt: int) -> Optional[Outcome]:
             job.prices.currency,
             may_lower=job.allow_retractions or job.dry_run,
         )
-    tables = rebuild_tables(run.spark, settled, work)
+    tables = rebuild_tables(run.spark, ledger, settled, behind, work)
     step(run.spark, "prove the totals from what was written")
     proved = prove_bills(run.metered.rows, settled.owed, tables, run.totals.by_kind())
     totals = _totals(run, proved)
     step(run.spark, "write the rejected rows and the details")
-    record = _record(run, ledger, settled, totals)
+    record = replace(_record(run, ledger, settled, totals), rebuilt=sorted(behind))
     most_conflicts: Sequence[Row] = []
     if not work.is_dry:
         write_calls(work, run.metered, run.scope, record, detail=job.detail)
         if totals.rejected.get("conflicting_request", 0) >= _MANY_CONFLICTS:
             most_conflicts = run.metered.most_conflicts()
-    committed = work.commit(ledger, record, _touched(run, settled, totals))
+    committed = work.commit(ledger, record, _touched(run, {*settled.dates, *behind}, totals))
     if committed is None:
         return None
     places = [] if work.is_dry else job.store.places(committed)
     return Outcome(committed, proved.dearest_workspaces, proved.dearest_hours, lowered, places, most_conflicts)
 
 
-def _touched(run: _Started, settled: Settled, totals: Totals) -> Touched:
+def _touched(run: _Started, dates: Collection[str], totals: Totals) -> Touched:
     period, first_call = run.job.period, first_call_of(run.job.prices)
     without_time = period is not None or not _NO_TIME.isdisjoint(totals.rejected)
     before = date_label(first_call) if period is not None and first_call > 0 else ""
-    return Touched(settled.dates, run.scope.covered, without_time, before)
+    return Touched(dates, run.scope.covered, without_time, before)
 
 
 def _totals(run: _Started, proved: Proved) -> Totals:
@@ -246,4 +283,7 @@ def _record(
         model_aliases=run.model_aliases,
         absent_fields=job.absent_fields,
         usage_version=job.usage_version,
+        not_covered=run.gap,
+        empty_files=job.empty_files[:_SHOWN_FILES],
+        empty_files_count=len(job.empty_files),
     )

@@ -19,6 +19,16 @@ from spark_billing.usage.used_version import UsedVersion
 
 LINES = "ledger/lines"
 CONFLICTS = "ledger/conflicts"
+# Few records have these
+_SELDOM = (
+    "model_aliases",
+    "absent_fields",
+    "usage_version",
+    "rebuilt",
+    "not_covered",
+    "empty_files",
+    "empty_files_count",
+)
 # Of every record of a ledger; what else a record has came later, or tells a person more
 _NEEDED = ("run", "run_id", "parent", "source", "price_list", "tag_columns", "ledger")
 
@@ -125,6 +135,15 @@ class Totals:
         return cls(**{**_known(cls, found), "amount": Decimal(found.get("amount", 0))})
 
 
+class BrokenRecordError(OutputError):
+    """A record that is not whole. Whether its run counts, the record itself cannot say."""
+
+    def __init__(
+        self, path: str, more: str = "Restore it first, from a backup: without it its run would be lost."
+    ) -> None:
+        super().__init__(f"{path} is not a whole record of a run. {more}", parameter="output")
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What a run did. `str(record.totals.amount)` is what the hours it covers come to, to the last digit."""
@@ -156,6 +175,12 @@ class RunRecord:
     model_aliases: Sequence[Mapping[str, Any]] = ()  # what was taken for what (`aliases.names_taken`)
     absent_fields: Sequence[str] = ()  # that its expressions ask for and no row of its JSON has
     usage_version: Optional[UsedVersion] = None  # of the table of usage that it has read, if its format has any
+    # UTC+8 date -> the files of `bill_lines` and `bills` that it publishes, each with its size; an older version: None
+    published: Optional[Mapping[str, Mapping[str, int]]] = None
+    rebuilt: Sequence[str] = ()  # the UTC+8 dates where others were there than had been published
+    not_covered: Optional[Period] = None  # between what was ever covered and a period of the last hours
+    empty_files: Sequence[str] = ()  # of the usage, the first few: what was uploaded in part
+    empty_files_count: int = 0
 
     @property
     def rejected_too_many(self) -> Optional[str]:
@@ -174,7 +199,7 @@ class RunRecord:
             **{name: value for name, value in vars(self).items() if name != "conflicts"},
             "tag_columns": list(self.tag_columns),
             "price_list": vars(self.price_list),
-            "period": self.period and {"from": hour_label(self.period.start), "to": hour_label(self.period.end)},
+            "period": self.period and _of_period(self.period),
             "hours": vars(self.hours),
             "totals": self.totals.to_json(),
             "covered": [[hour_label(start), hour_label(end)] for start, end in self.covered],
@@ -183,9 +208,13 @@ class RunRecord:
             "not_adjusted": self.not_adjusted.to_json(),
             "usage_version": self.usage_version and vars(self.usage_version),
         }
-        for name in ("model_aliases", "absent_fields", "usage_version"):  # few runs have any
+        if self.not_covered is not None:
+            as_json["not_covered"] = _of_period(self.not_covered)
+        for name in _SELDOM:
             if not as_json[name]:
                 del as_json[name]
+        if self.published is None:
+            del as_json["published"]
         return json.dumps(as_json, indent=2, ensure_ascii=False) + "\n"
 
     @classmethod
@@ -193,11 +222,16 @@ class RunRecord:
         """From the text of the file at `path`, by whichever version it was written; `OutputError` if it is none."""
         try:
             found = json.loads(text)
-        except ValueError:
-            raise OutputError(
-                f"{path} is no complete record: its run died while it wrote it and has published nothing. "
-                "Delete that file and run again."
-            ) from None
+            if not isinstance(found, dict):
+                raise BrokenRecordError(path)
+            return cls._from_json(path, found)
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+            if isinstance(error, OutputError):
+                raise
+            raise BrokenRecordError(path) from None
+
+    @classmethod
+    def _from_json(cls, path: str, found: Mapping[str, Any]) -> RunRecord:
         missing = [name for name in _NEEDED if name not in found]
         if missing:
             raise OutputError(
@@ -205,8 +239,8 @@ class RunRecord:
                 "Give an output of its own and bill the whole usage into it.",
                 parameter="output",
             )
-        period, added, left_out = found.get("period"), AddedLines.from_json(found["ledger"]), found.get("left_out")
-        period = period and Period(parse_hour(period["from"]), parse_hour(period["to"]))
+        added, left_out = AddedLines.from_json(found["ledger"]), found.get("left_out")
+        period = _period(found.get("period"))
         version = found.get("usage_version")
         told = {
             name: found.get(name, "") for name in ("started_at", "committed_at", "as_of", "spark_version", "staging")
@@ -230,6 +264,11 @@ class RunRecord:
             model_aliases=found.get("model_aliases", ()),
             absent_fields=found.get("absent_fields", ()),
             usage_version=version and UsedVersion(**_known(UsedVersion, version)),
+            published=found.get("published"),
+            rebuilt=found.get("rebuilt", ()),
+            not_covered=_period(found.get("not_covered")),
+            empty_files=found.get("empty_files", ()),
+            empty_files_count=found.get("empty_files_count", 0),
         )  # fmt: skip
 
 
@@ -241,6 +280,14 @@ def lines_path(run_id: str) -> str:
 def conflicts_path(run_id: str) -> str:
     """Where the rows of what it leaves out as conflicts are."""
     return f"{CONFLICTS}/run_id={run_id}"
+
+
+def _of_period(period: Period) -> dict[str, str]:
+    return {"from": hour_label(period.start), "to": hour_label(period.end)}
+
+
+def _period(found: Optional[Mapping[str, str]]) -> Optional[Period]:
+    return Period(parse_hour(found["from"]), parse_hour(found["to"])) if found else None
 
 
 def _covered(found: Mapping[str, Any], period: Optional[Period], added: AddedLines) -> Sequence[tuple[int, int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Optional
@@ -98,15 +98,19 @@ def settle(
     return Settled(number, run_id, added, sums, too_old, held, owed, conflicts, tags)
 
 
-def rebuild_tables(spark: SparkSession, settled: Settled, work: Work) -> Mapping[str, DataFrame]:
-    """The tables of the dates that change, written aside and read back; beside them the ledger lines they are of."""
-    if not settled.dates:
+def rebuild_tables(
+    spark: SparkSession, ledger: Ledger, settled: Settled, behind: Collection[str], work: Work
+) -> Mapping[str, DataFrame]:
+    """The tables of the dates that change, or are `behind` the ledger, written aside and read back; beside them the
+    ledger lines they are of."""
+    if not settled.dates and not any(date in ledger.runs.lines for date in behind):
         return {}
     step(spark, "rebuild the tables of the touched dates")
     of_dates = settled.added
-    if settled.held is not None:
-        before = settled.held.filter(F.col("billing_date").cast("string").isin(*settled.dates))
-        of_dates = before.unionByName(settled.added, allowMissingColumns=True)
+    for held, dates in ((settled.held, settled.dates), (ledger.lines({*behind} - settled.dates), {*behind})):
+        if held is not None and dates:
+            before = held.filter(F.col("billing_date").cast("string").isin(*dates))
+            of_dates = before.unionByName(of_dates, allowMissingColumns=True)
     tables = work.rebuild(of_dates, settled.number)
     return {"ledger": of_dates, **tables} if tables else {}
 

@@ -8,6 +8,7 @@ from pyspark.sql import SparkSession
 
 from spark_billing.core.errors import OutputError, UsageError
 from spark_billing.core.storage import Storage, folder_to_read
+from spark_billing.ledger.damage import require_no_lost_runs
 from spark_billing.ledger.folder_kept import FolderKept
 from spark_billing.ledger.folder_ledger import FolderLedger, FolderStore
 from spark_billing.ledger.kept import Kept
@@ -39,7 +40,9 @@ def open_ledger(spark: SparkSession, output: Optional[str], catalog: Optional[st
     if catalog is not None:
         ledger = TableLedger.open(spark, catalog)
     else:
-        ledger = FolderLedger.open(folder_to_read(spark, str(output)))
+        folder = folder_to_read(spark, str(output))
+        ledger = FolderLedger.open(folder)
+        require_no_lost_runs(folder, ledger.runs)
     if ledger.last is None:
         raise OutputError(
             f"nothing was ever billed into {ledger.where}, it has no ledger; give the folder or namespace of a bill",

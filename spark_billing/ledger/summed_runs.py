@@ -16,6 +16,7 @@ from spark_billing.core.errors import OutputError
 from spark_billing.core.hours import SECONDS_PER_HOUR, date_label
 from spark_billing.ledger.earlier_conflicts import EarlierConflicts
 from spark_billing.ledger.numbered import hash_of, sealed, unsealed
+from spark_billing.ledger.published_files import digest_of
 from spark_billing.ledger.run_record import LineSums, RunRecord
 
 EVERY = 64  # runs between two checkpoints: so many records are read at most
@@ -37,6 +38,8 @@ class SummedRuns:
     tag_columns: Sequence[str] = ()  # that any run has grouped its lines by
     covered_by: Mapping[int, int] = field(default_factory=dict)  # epoch seconds -> the last run that billed the hour
     earlier: EarlierConflicts = field(default_factory=EarlierConflicts)
+    # UTC+8 date -> what names the files published last (`published_files.digest_of`); none of those of older versions
+    published: Mapping[str, str] = field(default_factory=dict)
 
     def after(self, records: Sequence[tuple[RunRecord, str]]) -> SummedRuns:
         """These runs and some more, each with the text of its record."""
@@ -45,7 +48,7 @@ class SummedRuns:
         digest, hours, covered_by = self.digest, dict(self.hours), dict(self.covered_by)
         lines, left_out = ({date: dict(of) for date, of in sums.items()} for sums in (self.lines, self.left_out))
         tags = {date: set(names) for date, names in self.tags.items()}
-        tag_columns = set(self.tag_columns)
+        tag_columns, published = set(self.tag_columns), dict(self.published)
         for record, text in records:
             digest = hash_of(digest + text)
             tag_columns.update(record.tag_columns)
@@ -55,6 +58,9 @@ class SummedRuns:
                 of_date = lines.setdefault(date, {})
                 of_date[record.run_id] = of_date.get(record.run_id, LineSums()) + sums
                 tags.setdefault(date, set()).update(record.tag_columns)
+                if record.published is None:
+                    published.pop(date, None)
+            published.update({date: digest_of(files) for date, files in (record.published or {}).items()})
             for date, sums in (record.left_out or {}).items():
                 left_out.setdefault(date, {})[record.run_id] = sums
             for start, end in record.covered:
@@ -71,6 +77,7 @@ class SummedRuns:
             tag_columns=sorted(tag_columns),
             covered_by=covered_by,
             earlier=self.earlier.after([record for record, _ in records]),
+            published=published,
         )
 
     def amounts(self) -> dict[int, Decimal]:
@@ -90,6 +97,7 @@ class SummedRuns:
             "tag_columns": list(self.tag_columns),
             "covered_by": _stretches(self.covered_by),
             "earlier": self.earlier.to_json(),
+            "published": dict(self.published),
         }
         return sealed(content)
 
@@ -112,6 +120,7 @@ class SummedRuns:
                 hour: run for start, end, run in found["covered_by"] for hour in range(start, end, SECONDS_PER_HOUR)
             },
             earlier=EarlierConflicts.from_json(found["earlier"]),
+            published=found.get("published", {}),  # an earlier version did not tell
         )
 
 

@@ -6,7 +6,7 @@ did is never taken from an exception, nor from none: the table is asked.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Optional
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -175,8 +175,9 @@ class RunTable(Work):
     def keep(self, name: str, rows: DataFrame) -> DataFrame:
         return rows.localCheckpoint()  # not cached: what is lost with an executor must not be computed again, otherwise
 
-    def begin(self, ledger: Ledger, attempt: int) -> None:
+    def begin(self, ledger: Ledger, attempt: int) -> Collection[str]:
         self._rows = []
+        return ()  # what is published are views
 
     def add(self, run_id: str, changes: DataFrame) -> DataFrame:
         added = self.keep("added", changes)

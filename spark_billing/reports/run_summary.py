@@ -22,6 +22,7 @@ _BECAME = {
 }
 
 _SHOWN_NAMES = 5
+_WHOLE = 1_000  # characters of a path that nobody wants cut
 
 
 def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
@@ -58,8 +59,11 @@ def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
         ]
     text += printed_aliases(record.model_aliases)
     text += printed_absent(record.absent_fields)
+    text += [*_missing(record)]
     text += [f"Total: {money(totals.amount)} {currency}", ""]
     text += [*_added(outcome, dry), ""]
+    if record.rebuilt:
+        text += [f"Rebuilt, as other files were there than were published: {_some(record.rebuilt)}", ""]
     headings = ("calls", "input tokens", "output tokens", currency)
     for title, dearest in (
         ("Most expensive workspaces", [(printable(row["name"]), row) for row in outcome.dearest_workspaces]),
@@ -71,6 +75,11 @@ def printed_run(outcome: Outcome, prices: PriceList) -> Iterator[str]:
         width = max(len(what) for what, _ in outcome.places)
         text += [f"{what.ljust(width)}  {where}" for what, where in outcome.places]
     yield from "\n".join(text).rstrip().splitlines()
+
+
+def _some(dates: Sequence[str]) -> str:
+    shown = ", ".join(dates[:_SHOWN_NAMES])
+    return f"{shown}, and {len(dates) - _SHOWN_NAMES:,} more dates" if len(dates) > _SHOWN_NAMES else shown
 
 
 def printed_aliases(taken: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -91,6 +100,24 @@ def printed_absent(fields: Sequence[str]) -> list[str]:
     if not fields:
         return []
     return [f"ATTENTION: no row has {', '.join(fields)}, which is read as null. Is it written as in the JSON?", ""]
+
+
+def _missing(record: RunRecord) -> Iterator[str]:
+    """Usage and hours that may be missing, though nothing is wrong with what was billed."""
+    count, names = record.empty_files_count, [printable(name, _WHOLE) for name in record.empty_files]
+    if count:
+        more = f"; and {count - len(names):,} more" if count > len(names) else ""
+        yield (
+            f"ATTENTION: {count:,} {'file' if count == 1 else 'files'} of the usage without a byte, as of a broken "
+            f"upload: {'; '.join(names)}{more}. Upload them again, and the next run adds their calls."
+        )
+        yield ""
+    gap = record.not_covered
+    if gap is not None:
+        billed = record.period is not None and record.period.start <= gap.start
+        what = "were covered by no run, and are billed with it" if billed else "are covered by no run: --cover-gap"
+        yield f"ATTENTION: the hours {gap}, UTC+8, before this run's, {what}{'' if billed else ' bills them'}."
+        yield ""
 
 
 def _most_conflicts(outcome: Outcome) -> Iterator[str]:

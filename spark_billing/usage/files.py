@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import Optional
+from typing import Any, Optional
 
-from py4j.protocol import Py4JJavaError
+from py4j.protocol import Py4JError, Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -16,6 +19,7 @@ from pyspark.sql.types import StringType, StructField, StructType
 from spark_billing.core.columns import quoted
 from spark_billing.core.errors import UsageError
 from spark_billing.core.spark_errors import is_storage_failure, spark_reason
+from spark_billing.core.storage import not_allowed_to_see, unseen_in
 from spark_billing.usage.file_times import nanoseconds_as_times
 from spark_billing.usage.given_schema import given_schema, typed_cell
 from spark_billing.usage.table_versions import pinned
@@ -23,6 +27,7 @@ from spark_billing.usage.used_version import UsedVersion
 
 FORMATS = ("parquet", "orc", "json", "csv", "table")
 CORRUPT = "_corrupt_record"  # as Spark names it for JSON: the text of a row that was not read, or only in part
+_STATUS = re.compile(r"\{path=(.*?); isDirectory=false; length=(\d+)")  # of a file, as Hadoop writes it
 _ENDINGS = {"csv": "csv", "json": "json", "jsonl": "json", "ndjson": "json", "orc": "orc"}
 
 
@@ -45,6 +50,7 @@ class Source:
 
     rows: DataFrame
     version: Optional[UsedVersion] = None
+    empty_files: Sequence[str] = ()  # that Spark passes over, by their paths
 
 
 def read_usage(
@@ -67,7 +73,7 @@ def read_usage(
     """
     file_format = format_of(location, file_format)
     given = _given(spark, location, file_format, schema)
-    version = None
+    version, empty = None, list[str]()
     try:
         if file_format == "table":
             usage, version = pinned(spark, location)
@@ -78,15 +84,17 @@ def read_usage(
             usage = rows.option("columnNameOfCorruptRecord", CORRUPT).json(location)
         else:
             usage = spark.read.format(file_format).load(location)
+        empty = empty_files(usage)
         if file_format == "parquet":
             usage = nanoseconds_as_times(spark, location, usage, where)
         fields = usage.schema.fields
     except (PySparkException, Py4JJavaError) as error:
         if is_storage_failure(error):
             raise
+        unseen = not_allowed_to_see(location) or unseen_in(str(error))
         raise UsageError(
-            f"cannot read the {what} {location!r} as {file_format}: {spark_reason(error)}. Give an existing path or "
-            "table, and its format.",
+            f"cannot read the {what} {location!r} as {file_format}: "
+            f"{unseen or f'{spark_reason(error)}. Give an existing path or table, and its format.'}",
             parameter=f"{what}_format",
         ) from None
     if file_format == "json" and [field.name for field in fields] == [CORRUPT]:
@@ -95,7 +103,22 @@ def read_usage(
         )
     if not fields:
         raise UsageError(f"the {what} {location!r} has no column when read as {file_format}; is it empty?")
-    return Source(usage, version)
+    return Source(usage, version, empty)
+
+
+def empty_files(usage: DataFrame) -> list[str]:
+    """The files under a table that have not a byte: Spark passes them over without a word, and a broken upload would be
+    calls that nobody bills. What Spark has listed anyway is looked at, so nothing is listed for it."""
+    frame: Any = usage
+    if not hasattr(frame, "_jdf"):
+        return []  # Spark Connect has no way to the files
+    found: set[str] = set()
+    leaves = frame._jdf.queryExecution().analyzed().collectLeaves()
+    for n in range(leaves.size()):
+        with suppress(Py4JError, TypeError):  # no files, or not listed yet: a table of a catalog
+            listed = leaves.apply(n).relation().location().allFiles().toString()
+            found.update(path for path, size in _STATUS.findall(listed) if int(size) == 0)
+    return sorted(found)
 
 
 def _given(spark: SparkSession, location: str, file_format: str, schema: Optional[str]) -> Optional[StructType]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -19,7 +19,7 @@ from spark_billing.core.spark_errors import spark_reason
 from spark_billing.prices.price_list import PriceList
 from spark_billing.usage.absent import with_absent_fields, without_text
 from spark_billing.usage.aliases import Aliases, GivenAliases, aliases_of, pairs_of, take_models
-from spark_billing.usage.files import CORRUPT, Source, format_of, partition_columns, read_usage
+from spark_billing.usage.files import CORRUPT, Source, empty_files, format_of, partition_columns, read_usage
 from spark_billing.usage.mapping import ROW, map_columns
 from spark_billing.usage.used_version import UsedVersion
 
@@ -36,6 +36,7 @@ class Mapped:
     usage: DataFrame
     absent: list[str]  # fields that an expression asks for and no row of the JSON has
     version: Optional[UsedVersion] = None  # of a table of the catalog: the one that is read
+    empty_files: Sequence[str] = ()  # that Spark passes over
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Reading:
         mapped = self._mapped(
             source.rows, aliases, prices, absent_is_null=inferred, half_rows_are_told_apart=told_apart
         )
-        return replace(mapped, version=source.version)
+        return replace(mapped, version=source.version, empty_files=source.empty_files)
 
     def source(self, spark: SparkSession, location: str) -> Source:
         """The rows of the usage that are read, in its own columns."""
@@ -91,7 +92,8 @@ class Reading:
                 parameter="usage_schema",
             )
         aliases = aliases_of(self.model_alias, prices)
-        return self._mapped(table if self.where is None else _only(table, self.where, []), aliases, prices)
+        mapped = self._mapped(table if self.where is None else _only(table, self.where, []), aliases, prices)
+        return replace(mapped, empty_files=empty_files(table))
 
     def _mapped(
         self,

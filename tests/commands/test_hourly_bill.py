@@ -582,7 +582,7 @@ def test_half_a_record_is_an_error_with_a_way_out(write, bill, tmp_path):
     record.write_text("")
     code, _, err = bill(write([call(1)]))
     assert code == 2
-    assert "Delete that file" in err
+    assert "delete that file" in err
     record.write_text('{"run": 1}')
     code, _, err = bill(write([call(1)]))
     assert code == 2

@@ -102,7 +102,7 @@ def test_what_kept_no_ledger_is_refused(name):
 
 
 def test_half_a_record_is_refused():
-    with pytest.raises(OutputError, match="no complete record"):
+    with pytest.raises(OutputError, match="is not a whole record"):
         RunRecord.from_json("r.json", as_file(RECORD)[:200])
 
 
